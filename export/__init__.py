@@ -1,0 +1,1 @@
+"""Deploying a trained generator; installed as `minigan.export`. Nothing lives here yet."""

@@ -1,0 +1,302 @@
+"""Sweeping back through the graph: `backward`, `grad`, and the switches of recording.
+
+The sweep visits nodes in falling order of their making, through a heap: no recursion, so depth is
+limited by memory alone, and each node's saved values are dropped as soon as they were used.
+"""
+
+from __future__ import annotations
+
+import heapq
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigan import graph
+from minigan.backend import Array
+from minigan.grad_mode import (
+    detect_anomaly,
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    mode,
+    no_grad,
+    set_grad_enabled,
+)
+from minigan.graph import Node, Op, apply, wrap
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
+
+__all__ = [
+    "Node", "Op", "Variable", "apply", "backward", "detect_anomaly", "enable_grad", "grad", "inference_mode",
+    "is_grad_enabled", "no_grad", "set_grad_enabled",
+]  # fmt: skip
+
+
+# The sweep -----------------------------------------------------------------------------------------
+
+
+def _reach(roots: Iterable[Tensor], targets: set[int]) -> set[int]:
+    """ids of the nodes and leaves through which a gradient can flow from `roots` to a target."""
+    found: dict[int, Node] = {}
+    stack = [root.node for root in roots if root.node is not None]
+    while stack:
+        node = stack.pop()
+        if id(node) not in found:
+            found[id(node)] = node
+            stack += [parent for parent in node.parents if type(parent) is Node]
+    useful = set(targets)
+    for node in sorted(found.values(), key=lambda node: node.order):
+        if any(id(parent) in useful for parent in node.parents if parent is not None):
+            useful.add(id(node))
+    return useful
+
+
+def _sweep(
+    roots: Sequence[Tensor],
+    seeds: Sequence[Tensor],
+    targets: Sequence[Tensor] | None,
+    retain_graph: bool,
+    create_graph: bool,
+) -> dict[int, tuple[Any, Tensor]]:
+    """Gradients of Σ⟨root, seed⟩, by id of the leaf or node they belong to.
+
+    With `targets` only what they need is computed; without, every leaf gets its gradient.
+    """
+    wanted = None if targets is None else {id(t.node or t) for t in targets}
+    useful = None if targets is None else _reach(roots, wanted or set())
+    total: dict[int, tuple[Any, Tensor]] = {}  # finished gradients of leaves and targets
+    pending: dict[Node, Tensor] = {}
+    heap: list[tuple[int, Node]] = []  # orders are unique, so nodes are never compared
+
+    def send(to: Any, g: Tensor) -> None:
+        if type(to) is Node:
+            if to in pending:
+                pending[to] = pending[to] + g
+            else:
+                pending[to] = g
+                heapq.heappush(heap, (-to.order, to))
+        else:
+            total[id(to)] = (to, total[id(to)][1] + g if id(to) in total else g)
+
+    previous = mode.enabled
+    mode.enabled = create_graph
+    try:
+        for root, seed in zip(roots, seeds, strict=True):
+            to = root.node or root
+            if useful is None or id(to) in useful:
+                send(to, seed)
+        while heap:
+            node = heapq.heappop(heap)[1]
+            gy = _run_hooks(node, pending.pop(node))
+            if wanted is not None and id(node) in wanted:
+                total[id(node)] = (node, gy)
+                if not any(id(parent) in useful for parent in node.parents if parent is not None):  # type: ignore[operator]
+                    continue
+            for parent, g in zip(*_vjp(node, gy, useful, create_graph), strict=True):
+                if parent is not None and g is not None:
+                    send(parent, g)
+            if not retain_graph:
+                node.release()
+    finally:
+        mode.enabled = previous
+    return total
+
+
+def _vjp(node: Node, gy: Tensor, useful: set[int] | None, create_graph: bool) -> tuple[list, Sequence[Any]]:
+    """One node's step of the sweep: its parents and their gradients."""
+    if node.freed:
+        raise RuntimeError(
+            f"{node.op.__name__}: its saved values were freed by an earlier backward. Call .detach() on what "
+            "should not be differentiated again (a fake batch in the discriminator's step, say), or pass "
+            "retain_graph=True to the first backward"
+        )
+    parents, all_needs = node.parents, node.needs
+    if useful is not None:
+        node.needs = [parent is not None and id(parent) in useful for parent in parents]
+        parents = [parent if need else None for parent, need in zip(parents, node.needs, strict=True)]
+    try:
+        if create_graph or node.op.vjp_fast is None:
+            gxs = node.op.vjp(node, gy)
+            gxs = gxs if type(gxs) is tuple else (gxs,)
+        else:
+            node._reading = False
+            gxs = node.op.vjp_fast(node, node.B, gy.array)
+            gxs = gxs if type(gxs) is tuple else (gxs,)
+            gxs = [None if g is None else wrap(g, node.B, None) for g in gxs]
+    finally:
+        node.needs = all_needs
+        node._reading = True
+    if mode.anomaly:
+        _check_finite(node, gxs)
+    return parents, gxs
+
+
+def _run_hooks(owner: Any, g: Tensor) -> Tensor:
+    """Call the hooks of a node or leaf; each may return a gradient to use instead."""
+    for hook in list((owner.hooks or {}).values()):
+        replaced = hook(g)
+        g = g if replaced is None else replaced
+    kept = getattr(owner, "retained", None) if type(owner) is Node else None
+    if kept is not None and kept() is not None:
+        kept().grad = g.detach()
+    return g
+
+
+def _owned(gradients: list[Tensor | None], seeds: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients, copied where two of them, or one and a seed, would share memory or be read-only."""
+    handed = {id(seed.array) for seed in seeds}
+    out: list[Tensor | None] = []
+    for g in gradients:
+        if g is not None and g.node is None:
+            array = g.array
+            if id(array) in handed or not array.flags.owndata or not _writeable(array):
+                g = wrap(g.B.xp.array(array), g.B, None)
+            handed.add(id(array))
+        out.append(g)
+    return out
+
+
+def _writeable(array: Array) -> bool:
+    return bool(getattr(array.flags, "writeable", True))  # CuPy's flags have no such entry: all are
+
+
+def _seeds(outputs: Sequence[Tensor], given: Sequence[Tensor | None], caller: str) -> list[Tensor]:
+    """The cotangents to start from: those given, or 1 for a scalar output."""
+    seeds = []
+    if len(outputs) != len(given):
+        raise RuntimeError(f"{caller}: got {len(outputs)} outputs and {len(given)} gradients for them")
+    for output, seed in zip(outputs, given, strict=True):
+        if not output.requires_grad:
+            raise RuntimeError(
+                f"{caller}: the tensor of shape {tuple(output.shape)} does not require grad and does not have a "
+                "grad_fn: nothing that requires gradients led to it, or it was made under no_grad or detached"
+            )
+        if seed is None:
+            if output.array.size != 1:
+                raise RuntimeError(
+                    f"{caller}: grad can be implicitly created only for scalar outputs, and this one has shape "
+                    f"{tuple(output.shape)}; reduce it with .sum() or .mean(), or pass the gradient to start from"
+                )
+            seed = wrap(output.B.xp.ones_like(output.array), output.B, None)
+        elif seed.array.shape != output.array.shape or seed.array.dtype != output.array.dtype:
+            raise RuntimeError(
+                f"{caller}: got a gradient of shape {tuple(seed.shape)} and dtype {seed.dtype} for an output of "
+                f"shape {tuple(output.shape)} and dtype {output.dtype}; they must be the same"
+            )
+        seeds.append(seed)
+    return seeds
+
+
+def backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Add the gradients of `tensors` to the `.grad` of the leaves (or of `inputs` only).
+
+    With `inputs`, nothing is computed that they do not need.
+    """
+    if create_graph:
+        raise RuntimeError(
+            "backward(create_graph=True) would store a graph in .grad, a reference cycle that leaks memory; use "
+            "minigan.autograd.grad(loss, inputs, create_graph=True), which returns the gradients instead"
+        )
+    roots = _as_list(tensors)
+    given = [None] * len(roots) if grad_tensors is None else _as_list(grad_tensors)
+    seeds = _seeds(roots, given, "backward")
+    targets = None if inputs is None else _as_list(inputs)
+    if targets is not None and not targets:
+        raise RuntimeError("backward: `inputs` is empty; leave it out to reach every leaf")
+    found = _sweep(roots, seeds, targets, bool(retain_graph), False)
+    by_node = {id(t.node): t for t in targets or () if t.node is not None}
+    owners = [by_node.get(key, owner) for key, (owner, _) in found.items()]
+    gradients = [g for _, g in found.values()]
+    with_hooks = [g if o.node is not None else _run_hooks(o, g) for o, g in zip(owners, gradients, strict=True)]
+    for owner, g in zip(owners, _owned(with_hooks, seeds), strict=True):
+        assert g is not None
+        if owner.grad is None:
+            owner.grad = g.detach()
+        else:
+            owner.grad.array += g.array
+            owner.grad._bump("backward")
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of Σ⟨output, grad_output⟩ with respect to `inputs`; with `create_graph`, differentiable again.
+
+    >>> import minigan as mg
+    >>> x = mg.tensor(3.0, requires_grad=True)
+    >>> (g,) = grad(x**3, x, create_graph=True)
+    >>> grad(g, x)
+    (tensor(18.),)
+    """
+    if not only_inputs or is_grads_batched:
+        raise RuntimeError("grad: only_inputs=False and is_grads_batched=True are not supported")
+    roots, targets = _as_list(outputs), _as_list(inputs)
+    given = [None] * len(roots) if grad_outputs is None else _as_list(grad_outputs)
+    for i, target in enumerate(targets):
+        if not target.requires_grad:
+            raise RuntimeError(
+                f"grad: input {i}, of shape {tuple(target.shape)}, does not require grad; call .requires_grad_() "
+                "on it before the forward pass"
+            )
+    seeds = _seeds(roots, given, "grad")
+    retain = create_graph if retain_graph is None else retain_graph
+    found = _sweep(roots, seeds, targets, retain, create_graph)
+    gradients: list[Tensor | None] = []
+    for i, target in enumerate(targets):
+        owner = target.node or target
+        g = found[id(owner)][1] if id(owner) in found else None
+        if g is None and materialize_grads:
+            g = wrap(target.B.xp.zeros_like(target.array), target.B, None)
+        if g is None and not allow_unused:
+            raise RuntimeError(
+                f"grad: input {i}, of shape {tuple(target.shape)}, was not used in the graph of the outputs; pass "
+                "allow_unused=True to get None for it"
+            )
+        gradients.append(_run_hooks(target, g) if g is not None and target.node is None else g)
+    return tuple(_owned(gradients, seeds))
+
+
+def _as_list(tensors: Any) -> list:
+    return [tensors] if isinstance(tensors, graph.tensor_type) else list(tensors)
+
+
+def _check_finite(node: Node, gxs: Sequence[Tensor | None]) -> None:
+    for i, g in enumerate(gxs):
+        if g is not None and not bool(g.B.xp.isfinite(g.array).all()):
+            array = g.B.to_numpy(g.array)
+            kind = "NaN" if np.isnan(array).any() else "infinite"
+            where = getattr(node, "where", None)
+            lines = "".join(traceback.format_list(_outside(where))) if where else "  (made outside detect_anomaly)\n"
+            raise RuntimeError(
+                f"{node.op.__name__}: the gradient of input {i}, of shape {tuple(g.shape)}, has {kind} values. "
+                f"The forward call was:\n{lines}"
+            )
+
+
+def _outside(stack: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The last few frames of the caller's own code."""
+    here = __file__.rsplit("/", 1)[0]
+    own = [frame for frame in stack if not frame.filename.startswith(here)]
+    return own[-3:] or list(stack[-3:])
+
+
+def Variable(data: Tensor, requires_grad: bool = False, volatile: bool = False) -> Tensor:
+    """The old name for a tensor in the graph: today any tensor is one."""
+    return data.detach().requires_grad_() if requires_grad else data

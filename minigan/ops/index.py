@@ -1,0 +1,264 @@
+"""Selecting by index, and writing by index: slices, integers, masks, `gather` and `scatter`.
+
+An index is split into a `pattern` of plain Python parts and the integer arrays that fill its places, so
+that arrays reach the ops as inputs.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigan.graph import Op, apply, wrap
+from minigan.ops.shape import axis, broadcast_to, sum_to
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
+
+_ARRAY = object()  # stands in a pattern where an integer array goes
+
+
+def _fill(pattern: tuple, arrays: tuple) -> tuple:
+    waiting = iter(arrays)
+    return tuple(next(waiting) if part is _ARRAY else part for part in pattern)
+
+
+class Slice(Op):
+    """y = x[pattern], for slices, integers, None and `...`: a view"""
+
+    view = True
+
+    @staticmethod
+    def forward(ctx, B, x, *, pattern):
+        return x[pattern]
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return apply(Unslice, gy, pattern=ctx.pattern, shape=ctx.shapes[0])
+
+
+class Unslice(Op):
+    """The adjoint of Slice: zeros with y written at x[pattern]"""
+
+    @staticmethod
+    def forward(ctx, B, y, *, pattern, shape):
+        x = B.xp.zeros_like(y, shape=shape)
+        x[pattern] = y
+        return x
+
+    @staticmethod
+    def vjp(ctx, gx):
+        return apply(Slice, gx, pattern=ctx.pattern)
+
+
+class Take(Op):
+    """y = x[pattern] with integer arrays in the pattern: a copy, in which entries may come up again"""
+
+    @staticmethod
+    def forward(ctx, B, x, *arrays, pattern):
+        ctx.save_inputs(False, *(True for _ in arrays))
+        return x[_fill(pattern, arrays)]
+
+    @staticmethod
+    def vjp(ctx, gy):
+        rows = ctx.inputs[1:]
+        return (apply(AddAt, gy, *rows, pattern=ctx.pattern, shape=ctx.shapes[0]), *(None for _ in rows))
+
+
+class AddAt(Op):
+    """The adjoint of Take: zeros with y added at x[pattern]"""
+
+    @staticmethod
+    def forward(ctx, B, y, *arrays, pattern, shape):
+        ctx.save_inputs(False, *(True for _ in arrays))
+        x = B.xp.zeros(shape, y.dtype)
+        B.kernels.add_at(x, _fill(pattern, arrays), y)
+        return x
+
+    @staticmethod
+    def vjp(ctx, gx):
+        rows = ctx.inputs[1:]
+        return (apply(Take, gx, *rows, pattern=ctx.pattern), *(None for _ in rows))
+
+
+class PutAt(Op):
+    """y = x with `values` written at x[pattern]; where an entry comes up twice, the last one counts"""
+
+    @staticmethod
+    def forward(ctx, B, x, values, *arrays, pattern):
+        ctx.save_inputs(False, False, *(True for _ in arrays))
+        y = B.xp.array(x)
+        y[_fill(pattern, arrays)] = values
+        return y
+
+    @staticmethod
+    def vjp(ctx, gy):
+        rows = ctx.inputs[2:]
+        gx = apply(PutAt, gy, 0.0, *rows, pattern=ctx.pattern) if ctx.needs[0] else None
+        gv = sum_to(apply(Take, gy, *rows, pattern=ctx.pattern), ctx.shapes[1]) if ctx.needs[1] else None
+        return (gx, gv, *(None for _ in rows))
+
+
+def _parse(x: Tensor, index: Any) -> tuple[tuple, list[Tensor]]:
+    """The pattern of an index, and the integer tensors that go into it."""
+    pattern: list[Any] = []
+    arrays: list[Tensor] = []
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, (list, np.ndarray)):
+            part = x.new_tensor(part)
+        if hasattr(part, "array"):  # a Tensor
+            if part.array.dtype.kind == "b":
+                at = len(pattern) - sum(p is None for p in pattern)
+                if ... not in pattern and part.array.shape != x.array.shape[at : at + part.ndim]:
+                    raise IndexError(
+                        f"the shape of the mask {tuple(part.shape)} does not match the indexed tensor's "
+                        f"{tuple(x.shape[at : at + part.ndim])} at axis {at}"
+                    )
+                places = part.nonzero(as_tuple=True)
+            elif part.array.dtype.kind in "iu":
+                places = (part,)
+            else:
+                raise IndexError(f"tensors used as indices must be integer or bool, got {part.dtype}")
+            arrays += places
+            pattern += [_ARRAY] * len(places)
+        elif part is None or part is ... or isinstance(part, slice):
+            if isinstance(part, slice):
+                if part.step is not None and operator.index(part.step) <= 0:
+                    raise ValueError(f"slice step must be greater than zero, got {part.step}; use .flip(dim)")
+                part = slice(*(None if v is None else operator.index(v) for v in (part.start, part.stop, part.step)))
+            pattern.append(part)
+        elif isinstance(part, (bool, np.bool_)):
+            raise IndexError("indexing with a Python bool is not supported; index with a bool tensor")
+        else:
+            try:
+                pattern.append(operator.index(part))
+            except TypeError:
+                raise IndexError(
+                    f"got {part!r} as an index: expected an integer, a slice, `...`, None, or an integer or bool tensor"
+                ) from None
+    return tuple(pattern), arrays
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index]"""
+    pattern, arrays = _parse(x, index)
+    _check_range(x, pattern)
+    if arrays:
+        return apply(Take, x, *arrays, pattern=pattern)
+    # Without `...` a full set of integers would give a scalar, which shares no memory
+    return apply(Slice, x, pattern=pattern if ... in pattern else (*pattern, ...))
+
+
+def _check_range(x: Tensor, pattern: tuple) -> None:
+    used = sum(part is not None and part is not ... for part in pattern)
+    if used > x.ndim:
+        raise IndexError(f"too many indices: got {used} for a tensor with {x.ndim} axes")
+    if ... not in pattern:
+        at = 0
+        for part in pattern:
+            if isinstance(part, int) and not -x.shape[at] <= part < x.shape[at]:
+                raise IndexError(f"index {part} is out of bounds for axis {at} with size {x.shape[at]}")
+            at += part is not None
+
+
+def setitem(x: Tensor, index: Any, value: Any) -> None:
+    """x[index] = value"""
+    pattern, arrays = _parse(x, index)
+    _check_range(x, pattern)
+    if not arrays:
+        getitem(x, index)._assign(value, "indexed assignment")
+        return
+    if hasattr(value, "array"):
+        value = value.to(x.dtype)
+    x._assign(apply(PutAt, x, value, *arrays, pattern=pattern), "indexed assignment")
+
+
+def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The entries of an axis named by a vector of integers."""
+    return x[(slice(None),) * axis(dim, x.ndim, "index_select") + (index,)]
+
+
+def masked_select(x: Tensor, mask: Tensor) -> Tensor:
+    """The values where the mask holds, as a vector."""
+    return broadcast_to(x, mask.shape)[mask] if x.ndim < mask.ndim else x[broadcast_to(mask, x.shape)]
+
+
+def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:
+    """The indices of the non-zero entries: a matrix with a row each, or a vector per axis."""
+    places = x.B.xp.nonzero(x.array if x.ndim else x.array.reshape(1))
+    if as_tuple:
+        return tuple(wrap(p, x.B, None) for p in places)
+    return wrap(x.B.xp.stack(places, axis=1)[:, : x.ndim], x.B, None)
+
+
+# Along one axis ---------------------------------------------------------------------------------------
+
+
+def _along(x: Tensor, dim: int, index: Tensor, name: str) -> list[Tensor]:
+    """Index tensors that, together, name for each place of `index` the entry of x along axis `dim`."""
+    if index.array.dtype.kind not in "iu":
+        raise RuntimeError(f"{name}: expected an integer index, got {index.dtype}")
+    if index.ndim != x.ndim:
+        raise RuntimeError(f"{name}: index has shape {tuple(index.shape)} and x {tuple(x.shape)}: expected as many axes")
+    for i, (inner, outer) in enumerate(zip(index.shape, x.shape, strict=True)):
+        if i != dim and inner > outer:
+            raise RuntimeError(
+                f"{name}: index of shape {tuple(index.shape)} is larger than x of shape {tuple(x.shape)} along axis {i}"
+            )
+    xp = x.B.xp
+    places = []
+    for i, size in enumerate(index.shape):
+        shape = [1] * x.ndim
+        shape[i] = size
+        places.append(index if i == dim else wrap(xp.arange(size).reshape(shape), x.B, None))
+    return places
+
+
+def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
+    if x.ndim == 0:
+        return gather(x.reshape(1), 0, index.reshape(1)).reshape(())
+    places = _along(x, axis(dim, x.ndim, "gather"), index, "gather")
+    return apply(Take, x, *places, pattern=(_ARRAY,) * x.ndim)
+
+
+def scatter(x: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None) -> Tensor:
+    """x with x[index[i][j]][j] = src[i][j] for dim 0, and so on."""
+    src = value if src is None else src
+    places = _along(x, axis(dim, x.ndim, "scatter"), index, "scatter")
+    if hasattr(src, "array"):
+        src = src[tuple(slice(size) for size in index.shape)]
+    return apply(PutAt, x, src, *places, pattern=(_ARRAY,) * x.ndim)
+
+
+def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """x with src[i][j] added to x[index[i][j]][j] for dim 0, and so on."""
+    places = _along(x, axis(dim, x.ndim, "scatter_add"), index, "scatter_add")
+    src = src[tuple(slice(size) for size in index.shape)]
+    return x + apply(AddAt, src, *places, pattern=(_ARRAY,) * x.ndim, shape=x.array.shape)
+
+
+def tril(x: Tensor, diagonal: int = 0) -> Tensor:
+    """x with zeros above a diagonal of its last two axes."""
+    return _triangle(x, lambda row, column: column - row <= diagonal)
+
+
+def triu(x: Tensor, diagonal: int = 0) -> Tensor:
+    """x with zeros below a diagonal of its last two axes."""
+    return _triangle(x, lambda row, column: column - row >= diagonal)
+
+
+def _triangle(x: Tensor, keep: Any) -> Tensor:
+    xp = x.B.xp
+    rows, columns = x.shape[-2:]
+    mask = keep(xp.arange(rows).reshape(rows, 1), xp.arange(columns).reshape(1, columns))
+    return x * wrap(mask, x.B, None)
+
+
+def diagonal(x: Tensor, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The diagonal of two axes, as a new last axis."""
+    moved = x.movedim((dim1, dim2), (-2, -1))
+    places = wrap(x.B.xp.arange(min(moved.shape[-2:])), x.B, None)
+    return moved[..., places, places]

@@ -1,0 +1,214 @@
+"""Products of matrices and tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from minigan.graph import Op, apply
+from minigan.ops.shape import permute, reshape, sum_to, transpose
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
+
+
+class Matmul(Op):
+    """Z = X·Y over the last two axes, the others broadcast; GX = GZ·Yᵀ, GY = Xᵀ·GZ"""
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        ctx.save_inputs(ctx.needs[1], ctx.needs[0])
+        return B.xp.matmul(x, y)
+
+    @staticmethod
+    def vjp(ctx, gz):
+        x, y = ctx.inputs
+        return (
+            sum_to(apply(Matmul, gz, transpose(y, -1, -2)), ctx.shapes[0]) if ctx.needs[0] else None,
+            sum_to(apply(Matmul, transpose(x, -1, -2), gz), ctx.shapes[1]) if ctx.needs[1] else None,
+        )
+
+
+class Linear(Op):
+    """Y = X·Wᵀ (+ b); GX = GY·W, GW = GYᵀ·X, Gb = Σ GY"""
+
+    @staticmethod
+    def forward(ctx, B, x, w, b=None):
+        ctx.save_inputs(ctx.needs[1], ctx.needs[0], *([False] if b is not None else []))
+        y = B.xp.matmul(x, w.T)
+        if b is not None:
+            y += b
+        return y
+
+    @staticmethod
+    def vjp(ctx, gy):
+        x, w = ctx.inputs[:2]
+        gx = apply(Matmul, gy, w) if ctx.needs[0] else None
+        gw = None
+        if ctx.needs[1]:
+            rows = reshape(gy, -1, gy.shape[-1]) if gy.shape[-1] else gy.new_zeros(math.prod(gy.shape[:-1]), 0)
+            columns = reshape(x, rows.shape[0], x.shape[-1])
+            gw = apply(Matmul, transpose(rows, 0, 1), columns)
+        if len(ctx.parents) == 2:
+            return gx, gw
+        return gx, gw, sum_to(gy, ctx.shapes[2]) if ctx.needs[2] else None
+
+
+def check_same_dtype(name: str, *tensors: Tensor | None) -> None:
+    """Raise unless all have one floating dtype."""
+    kinds = [t.array.dtype for t in tensors if t is not None]
+    if any(kind != kinds[0] for kind in kinds):
+        raise RuntimeError(
+            f"{name}: expected all tensors to have one dtype, got {', '.join(map(str, kinds))}; convert with .to(dtype)"
+        )
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X·Wᵀ + b for W of shape (out, in)."""
+    check_same_dtype("linear", input, weight, bias)
+    if input.ndim == 0 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        raise RuntimeError(
+            f"linear: input of shape {tuple(input.shape)} and weight of shape {tuple(weight.shape)}: expected the "
+            f"input's last axis to have the size of the weight's last axis"
+        )
+    if input.ndim == 1:
+        return reshape(linear(reshape(input, 1, -1), weight, bias), -1)
+    return apply(Linear, input, weight) if bias is None else apply(Linear, input, weight, bias)
+
+
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """X·Y over the last two axes, the others broadcast; vectors count as a row (left) or a column (right)."""
+    check_same_dtype("matmul", x, y)
+    if x.ndim == 0 or y.ndim == 0:
+        raise RuntimeError("matmul: both arguments need at least one axis, got a 0-d tensor; use *")
+    rows = x if x.ndim > 1 else reshape(x, 1, -1)
+    columns = y if y.ndim > 1 else reshape(y, -1, 1)
+    if rows.shape[-1] != columns.shape[-2]:
+        raise RuntimeError(
+            f"matmul: shapes {tuple(x.shape)} and {tuple(y.shape)} cannot be multiplied: "
+            f"{rows.shape[-1]} columns against {columns.shape[-2]} rows"
+        )
+    z = apply(Matmul, rows, columns)
+    if y.ndim == 1:
+        z = reshape(z, z.shape[:-1])
+    return reshape(z, z.shape[:-2] + z.shape[-1:] if y.ndim > 1 else z.shape[:-1]) if x.ndim == 1 else z
+
+
+def _exactly(name: str, x: Tensor, y: Tensor, ndim: int) -> Tensor:
+    if x.ndim != ndim or y.ndim != ndim:
+        raise RuntimeError(
+            f"{name}: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected tensors with {ndim} axes; use matmul"
+        )
+    if ndim == 3 and x.shape[0] != y.shape[0]:
+        raise RuntimeError(f"{name}: got {x.shape[0]} and {y.shape[0]} matrices, expected as many; use matmul")
+    return matmul(x, y)
+
+
+def mm(x: Tensor, y: Tensor) -> Tensor:
+    """The product of two matrices."""
+    return _exactly("mm", x, y, 2)
+
+
+def bmm(x: Tensor, y: Tensor) -> Tensor:
+    """The products of two stacks of matrices."""
+    return _exactly("bmm", x, y, 3)
+
+
+def mv(x: Tensor, y: Tensor) -> Tensor:
+    """The product of a matrix and a vector."""
+    return matmul(x, y)
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Σ x·y of two vectors."""
+    return _exactly("dot", x, y, 1)
+
+
+def outer(x: Tensor, y: Tensor) -> Tensor:
+    """z[i, j] = x[i]·y[j]"""
+    return reshape(x, -1, 1) * reshape(y, 1, -1)
+
+
+class Einsum(Op):
+    """y = Σ x₁[s₁]·x₂[s₂]… over the letters missing from `out`.
+
+    Each letter stands once in a subscript, and every letter of a subscript stands in `out` or in another
+    one, so the gradient of an operand is an einsum of the same kind: `out` and that subscript trade places.
+    """
+
+    @staticmethod
+    def forward(ctx, B, *arrays, subscripts, out):
+        several = [sum(ctx.needs) > need for need in ctx.needs[: len(arrays)]]
+        ctx.save_inputs(*several)
+        return B.xp.einsum(f"{','.join(subscripts)}->{out}", *arrays, optimize=True)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        gradients = []
+        for i, target in enumerate(ctx.subscripts):
+            others = [j for j in range(len(ctx.subscripts)) if j != i]
+            gradients.append(
+                apply(
+                    Einsum, gy, *(ctx._input(j) for j in others),
+                    subscripts=(ctx.out, *(ctx.subscripts[j] for j in others)), out=target,
+                ) if ctx.needs[i] else None
+            )  # fmt: skip
+        return tuple(gradients)
+
+
+def einsum(equation: str, *operands: Tensor | list[Tensor]) -> Tensor:
+    """Sums of products in Einstein's notation.
+
+    >>> import minigan as mg
+    >>> mg.einsum("ij,ij->i", mg.ones(2, 3), mg.ones(2, 3))
+    tensor([3., 3.])
+    """
+    tensors: list[Tensor] = list(operands[0]) if isinstance(operands[0], (list, tuple)) else list(operands)  # type: ignore[arg-type]
+    check_same_dtype("einsum", *tensors)
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(tensors):
+        raise RuntimeError(f"einsum: {equation!r} names {len(terms)} operands, got {len(tensors)}")
+    terms, batch = _without_ellipsis(terms, tensors, equation)
+    if arrow:
+        out = out.replace("...", batch)
+    else:
+        letters = "".join(terms)
+        out = batch + "".join(sorted(c for c in set(letters) if letters.count(c) == 1 and c not in batch))
+    sizes: dict[str, int] = {}
+    for i, (term, x) in enumerate(zip(terms, tensors, strict=True)):
+        if len(term) != x.ndim:
+            raise RuntimeError(f"einsum: {term!r} of {equation!r} has {len(term)} letters for shape {tuple(x.shape)}")
+        for letter in sorted(set(term)):  # a letter that stands twice: the diagonal
+            while term.count(letter) > 1:
+                first = term.index(letter)
+                second = term.index(letter, first + 1)
+                x = x.diagonal(first, second)
+                term = term.replace(letter, "", 2) + letter
+        elsewhere = "".join(terms[:i] + terms[i + 1 :]) + out
+        alone = [d for d, letter in enumerate(term) if letter not in elsewhere]
+        if alone:
+            x = x.sum(alone)
+            term = "".join(letter for letter in term if letter in elsewhere)
+        for letter, size in zip(term, x.shape, strict=True):
+            if sizes.setdefault(letter, size) == 1:
+                sizes[letter] = size
+            elif size not in (1, sizes[letter]):
+                raise RuntimeError(f"einsum: letter {letter!r} of {equation!r} has sizes {sizes[letter]} and {size}")
+        terms[i], tensors[i] = term, x
+    missing = [letter for letter in out if letter not in sizes]
+    if missing:
+        raise RuntimeError(f"einsum: {missing[0]!r} of the output of {equation!r} stands in no operand")
+    tensors = [x.expand([sizes[c] for c in term]) for x, term in zip(tensors, terms, strict=True)]
+    if len(tensors) == 1:
+        return permute(tensors[0], [terms[0].index(letter) for letter in out])
+    return apply(Einsum, *tensors, subscripts=tuple(terms), out=out)
+
+
+def _without_ellipsis(terms: list[str], tensors: list[Tensor], equation: str) -> tuple[list[str], str]:
+    """The terms with letters of their own in place of `...`, and the letters of the longest one."""
+    spare = [chr(c) for c in range(ord("A"), ord("Z") + 1) if chr(c) not in equation]
+    counts = [x.ndim - len(term.replace("...", "")) for term, x in zip(terms, tensors, strict=True)]
+    longest = max([n for n, term in zip(counts, terms, strict=True) if "..." in term], default=0)
+    batch = "".join(spare[:longest])
+    return [t.replace("...", batch[longest - n :]) if n >= 0 else t for t, n in zip(terms, counts, strict=True)], batch

@@ -1,0 +1,415 @@
+"""Operations that move values without changing them: shape, order, joining, padding.
+
+Those marked `view` share memory with their input where the array module can. Selection by index is in
+`minigan.ops.index`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from minigan.dtypes import result_dtype
+from minigan.graph import Op, apply
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
+
+
+def shape_of(args: tuple, name: str) -> tuple[int, ...]:
+    """The shape meant by `f(2, 3)` or `f((2, 3))`."""
+    if len(args) == 1 and isinstance(args[0], (tuple, list)):
+        args = tuple(args[0])
+    try:
+        return tuple(operator.index(size) for size in args)
+    except TypeError:
+        raise TypeError(f"{name}: expected integers or one tuple of them, got {args!r}") from None
+
+
+def axis(dim: int, ndim: int, name: str) -> int:
+    """`dim` counted from the front; negative values count from the back."""
+    limit = max(ndim, 1)
+    if not -limit <= dim < limit:
+        raise IndexError(f"{name}: dimension out of range: got {dim}, expected {-limit} to {limit - 1}")
+    return dim % limit
+
+
+# Broadcasting and its adjoint -------------------------------------------------------------------------
+
+
+class Expand(Op):
+    """y = x broadcast to `shape`"""
+
+    view = True
+
+    @staticmethod
+    def forward(ctx, B, x, *, shape):
+        return B.xp.broadcast_to(x, shape)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return sum_to(gy, ctx.shapes[0])
+
+
+class SumTo(Op):
+    """The adjoint of Expand: sums the axes along which `shape` was broadcast"""
+
+    @staticmethod
+    def forward(ctx, B, x, *, shape):
+        extra = x.ndim - len(shape)
+        axes = tuple(range(extra)) + tuple(
+            i + extra for i, size in enumerate(shape) if size == 1 and x.shape[i + extra] != 1
+        )
+        return B.xp.reshape(x.sum(axis=axes), shape)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return broadcast_to(gy, ctx.shapes[0])
+
+
+def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x summed over the axes along which something of `shape` was broadcast to x's shape."""
+    return x if x.array.shape == shape else apply(SumTo, x, shape=shape)
+
+
+def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x repeated along new and one-sized axes, without a copy."""
+    shape = tuple(shape)
+    return x if x.array.shape == shape else apply(Expand, x, shape=shape)
+
+
+def expand(x: Tensor, *sizes: Any) -> Tensor:
+    """As `broadcast_to`; -1 keeps an axis as it is."""
+    shape = shape_of(sizes, "expand")
+    old = (1,) * (len(shape) - x.ndim) + x.array.shape
+    return apply(Expand, x, shape=tuple(o if s == -1 else s for s, o in zip(shape, old, strict=False)))
+
+
+def expand_as(x: Tensor, other: Tensor) -> Tensor:
+    """x broadcast to the shape of another tensor."""
+    return broadcast_to(x, other.shape)
+
+
+# Shape and order --------------------------------------------------------------------------------------
+
+
+class Reshape(Op):
+    """The same values, in C order, under another shape"""
+
+    view = True
+
+    @staticmethod
+    def forward(ctx, B, x, *, shape):
+        return x.reshape(shape)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return apply(Reshape, gy, shape=ctx.shapes[0])
+
+
+def reshape(x: Tensor, *shape: Any) -> Tensor:
+    """The same values, in C order, under another shape; one size may be -1.
+
+    Shares memory where the layout allows it, and copies where it does not (`view` too: image
+    activations are channels-last in memory, which PyTorch's rule for `view` would refuse).
+    """
+    return apply(Reshape, x, shape=shape_of(shape, "reshape"))
+
+
+def view(x: Tensor, *shape: Any) -> Tensor:
+    """As `reshape`; given a dtype, as `Tensor.to`'s reinterpretation is not offered."""
+    return reshape(x, *shape)
+
+
+def view_as(x: Tensor, other: Tensor) -> Tensor:
+    """x under the shape of another tensor."""
+    return reshape(x, other.shape)
+
+
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Axes start_dim … end_dim merged into one."""
+    if x.ndim == 0:
+        return reshape(x, 1)
+    start, end = axis(start_dim, x.ndim, "flatten"), axis(end_dim, x.ndim, "flatten")
+    if start > end:
+        raise RuntimeError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
+    shape = x.array.shape
+    return reshape(x, *shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
+
+
+def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """One axis split into several."""
+    dim = axis(dim, x.ndim, "unflatten")
+    return reshape(x, *x.array.shape[:dim], *sizes, *x.array.shape[dim + 1 :])
+
+
+def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Without the axes of size one (or those of `dim` that have it)."""
+    if dim is None:
+        drop = set(range(x.ndim))
+    else:
+        drop = {axis(d, x.ndim, "squeeze") for d in ([dim] if isinstance(dim, int) else dim)}
+    return reshape(x, tuple(size for i, size in enumerate(x.array.shape) if size != 1 or i not in drop))
+
+
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
+    """With a new axis of size one at `dim`."""
+    dim = axis(dim, x.ndim + 1, "unsqueeze")
+    return reshape(x, x.array.shape[:dim] + (1,) + x.array.shape[dim:])
+
+
+class Permute(Op):
+    """Axis i of the result is axis dims[i] of x"""
+
+    view = True
+
+    @staticmethod
+    def forward(ctx, B, x, *, dims):
+        return x.transpose(dims)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        inverse = [0] * len(ctx.dims)
+        for i, d in enumerate(ctx.dims):
+            inverse[d] = i
+        return apply(Permute, gy, dims=tuple(inverse))
+
+
+def permute(x: Tensor, *dims: Any) -> Tensor:
+    """Axis i of the result is axis dims[i] of x."""
+    order = tuple(axis(d, x.ndim, "permute") for d in shape_of(dims, "permute"))
+    if sorted(order) != list(range(x.ndim)):
+        raise RuntimeError(f"permute: got dims {dims} for a tensor with {x.ndim} axes, expected each axis once")
+    return apply(Permute, x, dims=order)
+
+
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two axes swapped."""
+    order = list(range(x.ndim))
+    if order:
+        a, b = axis(dim0, x.ndim, "transpose"), axis(dim1, x.ndim, "transpose")
+        order[a], order[b] = order[b], order[a]
+    return apply(Permute, x, dims=tuple(order))
+
+
+def t(x: Tensor) -> Tensor:
+    """The transpose of a matrix; vectors and numbers as they are."""
+    if x.ndim > 2:
+        raise RuntimeError(f"t: expected at most 2 axes, got {x.ndim}; use transpose(dim0, dim1)")
+    return transpose(x, 0, -1)
+
+
+def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Axes moved to new places, the others in their old order."""
+    sources = [source] if isinstance(source, int) else list(source)
+    targets = [destination] if isinstance(destination, int) else list(destination)
+    sources = [axis(d, x.ndim, "movedim") for d in sources]
+    targets = [axis(d, x.ndim, "movedim") for d in targets]
+    order = [d for d in range(x.ndim) if d not in sources]
+    for target, d in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, d)
+    return permute(x, order)
+
+
+class Flip(Op):
+    """The order along some axes reversed"""
+
+    view = True
+
+    @staticmethod
+    def forward(ctx, B, x, *, dims):
+        return B.xp.flip(x, dims)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return apply(Flip, gy, dims=ctx.dims)
+
+
+def flip(x: Tensor, *dims: Any) -> Tensor:
+    """The order along some axes reversed, in memory of its own."""
+    return apply(Flip, x, dims=tuple(axis(d, x.ndim, "flip") for d in shape_of(dims, "flip"))).clone()
+
+
+class Roll(Op):
+    """Values shifted along axes, those pushed off one end coming in at the other"""
+
+    @staticmethod
+    def forward(ctx, B, x, *, shifts, dims):
+        return B.xp.roll(x, shifts, dims)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return apply(Roll, gy, shifts=tuple(-s for s in ctx.shifts), dims=ctx.dims)
+
+
+def roll(x: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Tensor:
+    """Values shifted along axes, those pushed off one end coming in at the other."""
+    by = (shifts,) if isinstance(shifts, int) else tuple(shifts)
+    if dims is None:
+        return roll(flatten(x), by, (0,)).reshape(x.array.shape)
+    along = tuple(axis(d, x.ndim, "roll") for d in ([dims] if isinstance(dims, int) else dims))
+    if len(by) != len(along):
+        raise RuntimeError(f"roll: got {len(by)} shifts for {len(along)} dims, expected as many")
+    return apply(Roll, x, shifts=by, dims=along)
+
+
+# Joining and splitting --------------------------------------------------------------------------------
+
+
+class Cat(Op):
+    """Tensors one after the other along an axis"""
+
+    @staticmethod
+    def forward(ctx, B, *arrays, dim, sizes):
+        return B.xp.concatenate(arrays, axis=dim)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        starts = [sum(ctx.sizes[:i]) for i in range(len(ctx.sizes))]
+        return tuple(
+            narrow(gy, ctx.dim, start, size) if need else None
+            for start, size, need in zip(starts, ctx.sizes, ctx.needs, strict=True)
+        )
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors one after the other along an axis."""
+    parts = list(tensors)
+    if not parts:
+        raise RuntimeError("cat: expected a non-empty list of tensors")
+    # PyTorch's old rule: a 1-d tensor with no values is skipped whatever the others' shape
+    parts = [p for p in parts if p.array.shape != (0,)] or parts[:1]
+    dim = axis(dim, parts[0].ndim, "cat")
+    common = parts[0].dtype
+    for part in parts:
+        common = result_dtype("cat", common, part.dtype)
+    return apply(Cat, *(p.to(common) for p in parts), dim=dim, sizes=tuple(p.shape[dim] for p in parts))
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape side by side along a new axis."""
+    return cat([unsqueeze(tensor, dim) for tensor in tensors], dim if dim >= 0 else dim)
+
+
+def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """`length` entries along an axis, from `start` on."""
+    return x[(slice(None),) * axis(dim, x.ndim, "narrow") + (slice(start, start + length),)]
+
+
+def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Pieces along an axis: of one size (the last may be smaller), or of the sizes given."""
+    dim = axis(dim, x.ndim, "split")
+    total = x.array.shape[dim]
+    if isinstance(split_size_or_sections, int):
+        size = split_size_or_sections
+        if size <= 0:
+            raise RuntimeError(f"split: expected a positive size, got {size}")
+        sizes = [min(size, total - start) for start in range(0, max(total, 1), size)]
+    else:
+        sizes = list(split_size_or_sections)
+        if sum(sizes) != total:
+            raise RuntimeError(f"split: sizes {sizes} add up to {sum(sizes)}, expected {total} along axis {dim}")
+    return tuple(narrow(x, dim, sum(sizes[:i]), size) for i, size in enumerate(sizes))
+
+
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` pieces of nearly one size along an axis."""
+    if chunks <= 0:
+        raise RuntimeError(f"chunk: expected a positive number of chunks, got {chunks}")
+    total = x.array.shape[axis(dim, x.ndim, "chunk")]
+    return split(x, max(1, -(-total // chunks)), dim)
+
+
+def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The slices along an axis, without that axis."""
+    front = (slice(None),) * axis(dim, x.ndim, "unbind")
+    return tuple(x[(*front, i)] for i in range(x.array.shape[dim]))
+
+
+def tile(x: Tensor, *dims: Any) -> Tensor:
+    """x repeated dims[i] times along axis i."""
+    times = shape_of(dims, "tile")
+    times = (1,) * (x.ndim - len(times)) + times
+    shape = (1,) * (len(times) - x.ndim) + x.array.shape
+    paired = [size for pair in zip(times, shape, strict=True) for size in pair]
+    spread = reshape(x, [size for s in shape for size in (1, s)]).expand(paired)
+    return spread.reshape([count * s for count, s in zip(times, shape, strict=True)])
+
+
+def repeat(x: Tensor, *sizes: Any) -> Tensor:
+    """x repeated sizes[i] times along axis i; there must be a size for every axis."""
+    times = shape_of(sizes, "repeat")
+    if len(times) < x.ndim:
+        raise RuntimeError(f"repeat: got {len(times)} sizes for a tensor with {x.ndim} axes, expected at least as many")
+    return tile(x, times)
+
+
+def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Tensor:
+    """Each entry along an axis repeated `repeats` times in place."""
+    if dim is None:
+        x, dim = flatten(x), 0
+    dim = axis(dim, x.ndim, "repeat_interleave")
+    shape = x.array.shape
+    spread = unsqueeze(x, dim + 1).expand(*shape[: dim + 1], repeats, *shape[dim + 1 :])
+    return spread.reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
+
+
+# Padding ----------------------------------------------------------------------------------------------
+
+
+class Pad(Op):
+    """A border of one value around x; `widths` is ((before, after), …) per axis"""
+
+    @staticmethod
+    def forward(ctx, B, x, *, widths, value):
+        shape = tuple(before + size + after for (before, after), size in zip(widths, x.shape, strict=True))
+        y = B.xp.full_like(x, value, shape=shape)  # keeps the memory order, channels-last too
+        y[tuple(slice(b, b + size) for (b, _), size in zip(widths, x.shape, strict=True))] = x
+        return y
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return gy[tuple(slice(b, b + size) for (b, _), size in zip(ctx.widths, ctx.shapes[0], strict=True))]
+
+
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """A border around the last axes: `pad` is (before, after) of the last axis, then of the one before it, …
+
+    Modes: constant (negative widths crop), reflect, replicate, circular.
+    """
+    widths = list(pad)
+    if len(widths) % 2 or len(widths) // 2 > x.ndim:
+        raise RuntimeError(f"pad: got {widths} for a tensor with {x.ndim} axes, expected a (before, after) pair per axis")
+    pairs = [(widths[i], widths[i + 1]) for i in range(0, len(widths), 2)][::-1]
+    first = x.ndim - len(pairs)
+    if mode == "constant":
+        crop = tuple(slice(max(0, -b), size - max(0, -a)) for (b, a), size in zip(pairs, x.shape[first:], strict=True))
+        if any(b < 0 or a < 0 for b, a in pairs):
+            x = x[(..., *crop)]
+        grow = ((0, 0),) * first + tuple((max(b, 0), max(a, 0)) for b, a in pairs)
+        return apply(Pad, x, widths=grow, value=0 if value is None else value)
+    for i, (before, after) in enumerate(pairs):
+        size = x.array.shape[first + i]
+        where = [_source(j, size, mode, before, after) for j in range(-before, size + after)]
+        if before or after:
+            x = x.index_select(first + i, x.new_tensor(where))
+    return x
+
+
+def _source(j: int, size: int, mode: str, before: int, after: int) -> int:
+    """The index inside 0 … size-1 whose value stands at position j of the padded axis."""
+    limits = {"reflect": size - 1, "circular": size, "replicate": math.inf if size else 0}
+    if mode not in limits:
+        raise NotImplementedError(f"pad: mode {mode!r} is unknown: expected constant, reflect, replicate or circular")
+    if max(before, after) > limits[mode]:
+        raise RuntimeError(
+            f"pad: {mode} padding ({before}, {after}) of an axis of size {size}: at most {limits[mode]} is possible"
+        )
+    if mode == "circular":
+        return j % size
+    if mode == "replicate":
+        return min(max(j, 0), size - 1)
+    j = abs(j)
+    return 2 * (size - 1) - j if j >= size else j

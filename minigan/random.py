@@ -1,0 +1,127 @@
+"""Random numbers from named, counter-based streams (Philox 4x64).
+
+A stream is a 128-bit key (the seed and a hash of the stream's name) and a counter: the whole state is
+thirteen integers, so a checkpoint can hold it, and any device can make the same uniforms from it.
+The default stream serves `rand`, `randn`, dropout and initialisation, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+_STATE_WORDS = 13  # counter 4, key 2, buffer 4, buffer position, whether half a word is left, that half
+
+
+class Generator:
+    """One stream. `name` tells streams with the same seed apart.
+
+    >>> a, b = Generator().manual_seed(3), Generator().manual_seed(3)
+    >>> bool((a.uniform((2, 2)) == b.uniform((2, 2))).all())
+    True
+    """
+
+    def __init__(self, device: object = "cpu", name: str = "") -> None:
+        self.device = device  # accepted for PyTorch's signature: a stream's numbers do not depend on it
+        self.name = name
+        self.manual_seed(0)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start the stream again from `seed`."""
+        self._seed = int(seed) % 2**64
+        digest = hashlib.blake2b(self.name.encode(), digest_size=8).digest() if self.name else b""
+        self._bits = np.random.Philox(key=self._seed | int.from_bytes(digest, "little") << 64)
+        self._numbers = np.random.Generator(self._bits)
+        return self
+
+    def seed(self) -> int:
+        """Start again from an unpredictable seed, and return it."""
+        self.manual_seed(int.from_bytes(np.random.SeedSequence().generate_state(2).tobytes(), "little"))
+        return self._seed
+
+    def initial_seed(self) -> int:
+        """The seed the stream was last started from."""
+        return self._seed
+
+    def get_state(self) -> np.ndarray:
+        """The whole state as 13 unsigned 64-bit integers."""
+        state = self._bits.state
+        words = [*state["state"]["counter"], *state["state"]["key"], *state["buffer"]]
+        words += [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
+        return np.array([int(word) for word in words], dtype=np.uint64)
+
+    def set_state(self, words: np.ndarray) -> None:
+        """Continue exactly where `get_state` was called."""
+        words = np.asarray(words)
+        if words.shape != (_STATE_WORDS,) or words.dtype != np.uint64:
+            raise RuntimeError(
+                f"random state: got {words.dtype} of shape {words.shape}, expected uint64 of shape (13,)"
+            )
+        self._seed = int(words[4])
+        self._bits.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": words[:4].copy(), "key": words[4:6].copy()},
+            "buffer": words[6:10].copy(),
+            "buffer_pos": int(words[10]),
+            "has_uint32": int(words[11]),
+            "uinteger": int(words[12]),
+        }
+
+    def uniform(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
+        """Uniforms in [0, 1): the top 24 bits of each 32-bit word (the top 53 of each 64 in float64)."""
+        draw = np.dtype(dtype)
+        wide = draw if draw in (np.float32, np.float64) else np.dtype(np.float32)
+        return self._numbers.random(tuple(shape), dtype=wide.type).astype(draw, copy=False)
+
+    def normal(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
+        """Standard normals."""
+        draw = np.dtype(dtype)
+        wide = draw if draw in (np.float32, np.float64) else np.dtype(np.float32)
+        return self._numbers.standard_normal(tuple(shape), dtype=wide.type).astype(draw, copy=False)
+
+    def integers(self, low: int, high: int, shape: Sequence[int]) -> np.ndarray:
+        """Integers in [low, high) as int64."""
+        return self._numbers.integers(low, high, tuple(shape), dtype=np.int64)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """0 … n-1 in random order, as int64."""
+        return self._numbers.permutation(n).astype(np.int64, copy=False)
+
+
+_streams: dict[str, Generator] = {"": Generator()}
+_base_seed = 0
+
+
+def stream(name: str) -> Generator:
+    """The stream of this name, made on first use from the last `manual_seed`.
+
+    >>> stream("latents") is stream("latents")
+    True
+    """
+    if name not in _streams:
+        _streams[name] = Generator(name=name).manual_seed(_base_seed)
+    return _streams[name]
+
+
+default_generator = _streams[""]
+
+
+def manual_seed(seed: int) -> Generator:
+    """Start every named stream again from `seed`; returns the default one."""
+    global _base_seed
+    _base_seed = int(seed)
+    for generator in _streams.values():
+        generator.manual_seed(seed)
+    return default_generator
+
+
+def get_rng_state() -> np.ndarray:
+    """State of the default stream."""
+    return default_generator.get_state()
+
+
+def set_rng_state(state: np.ndarray) -> None:
+    """Set the state of the default stream."""
+    default_generator.set_state(state)

@@ -1,0 +1,566 @@
+"""The Tensor: an array on a backend, its place in the graph, and PyTorch's methods.
+
+The methods are the functions of `minigan.ops` under their names; what is written out here is what only
+makes sense on a Tensor: its properties, conversions, in-place changes and Python's protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minigan import autograd, dtypes, graph
+from minigan.backend import Array, Backend, device, get_backend
+from minigan.graph import Node, RemovableHandle, Version, hook_handle, wrap
+from minigan.inplace import assign, follow
+from minigan.ops import elementwise, index, linear, reduce, shape
+
+
+def _in_place(function: Callable[..., Any], name: str) -> Callable[..., Tensor]:
+    """The in-place form of a function: its result written over its first argument."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._assign(function(self, *args, **kwargs), name)
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"`{name[:-1]}`, written over this tensor."
+    return method
+
+
+class Tensor:
+    """An n-dimensional array that can be differentiated. `Tensor(2, 3)` and `Tensor([…])` make float32 ones.
+
+    >>> import minigan as mg
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
+
+    __slots__ = (
+        "B",  # the Backend
+        "__weakref__",
+        "array",  # the raw array: NumPy's, CuPy's
+        "base",  # the tensor this one views, if any …
+        "grad",
+        "hooks",
+        "made_by",  # … the (op, other inputs, parameters) of that view …
+        "node",  # the Node that made it; None for a leaf
+        "requires_grad",
+        "seen",  # … and the recorded version of the memory that `node` stands for
+        "version",
+    )
+    __array_ufunc__ = None  # so that `numpy_scalar * tensor` comes to `__rmul__`
+    __hash__ = object.__hash__
+
+    array: Array
+    B: Backend
+    node: Node | None
+    requires_grad: bool
+    version: Version
+    base: Tensor | None
+    grad: Tensor | None
+    hooks: dict[int, Callable] | None
+    made_by: tuple
+    seen: int
+
+    def __init__(self, *data: Any, device: Any = None) -> None:
+        from minigan.legacy import legacy_array
+
+        self._become(legacy_array(data, dtypes.get_default_dtype()), get_backend(device))
+
+    def _become(self, array: Array, B: Backend) -> None:
+        """Set every field, for a new leaf around `array`."""
+        self.array, self.B = array, B
+        self.node = self.base = self.grad = self.hooks = None
+        self.requires_grad = False
+        self.version = Version()
+
+    # What it is -----------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each axis."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The element type."""
+        return self.array.dtype
+
+    @property
+    def device(self) -> device:
+        """Where it lives."""
+        return self.B.device
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made it."""
+        return self.node is None
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The recorded operation that made it."""
+        self._fresh()
+        return self.node
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it is on a GPU."""
+        return self.B.device.type == "cuda"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per value."""
+        return self.array.dtype.itemsize
+
+    @property
+    def _version(self) -> int:
+        return self.version.count
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one axis."""
+        return self.array.shape if dim is None else self.array.shape[shape.axis(dim, self.ndim, "size")]
+
+    def dim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+    def numel(self) -> int:
+        """The number of values."""
+        return int(self.array.size)
+
+    nelement = numel
+
+    def element_size(self) -> int:
+        """Bytes per value."""
+        return self.array.dtype.itemsize
+
+    def stride(self, dim: int | None = None) -> Any:
+        """Values (not bytes) from one entry of an axis to the next."""
+        steps = tuple(s // self.array.dtype.itemsize for s in self.array.strides)
+        return steps if dim is None else steps[dim]
+
+    def is_contiguous(self, memory_format: Any = None) -> bool:
+        """Whether the memory is in C order (or channels-last order, if asked)."""
+        order = self.array.transpose(0, 2, 3, 1) if str(memory_format) == "channels_last" else self.array
+        return bool(order.flags.c_contiguous)
+
+    def is_floating_point(self) -> bool:
+        """Whether the values are floats."""
+        return self.array.dtype.kind == "f"
+
+    def data_ptr(self) -> int:
+        """The address of the first value."""
+        return self.array.ctypes.data if isinstance(self.array, np.ndarray) else self.array.data.ptr
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a 0-d tensor")
+        return self.array.shape[0]
+
+    def __repr__(self) -> str:
+        values = self.B.to_numpy(self.array)
+        text = np.array2string(values, separator=", ", prefix="tensor(", precision=4, threshold=1000)
+        if not values.size:
+            text = "[]" + (f", size={self.shape}" if self.ndim != 1 else "")
+        if self.dtype not in (dtypes.get_default_dtype(), dtypes.int64, dtypes.bool):
+            text += f", dtype={self.dtype}"
+        if self.B.device.type != "cpu":
+            text += f", device='{self.device}'"
+        if self.node is not None:
+            text += f", grad_fn=<{self.node.name()}>"
+        elif self.requires_grad:
+            text += ", requires_grad=True"
+        return f"tensor({text})"
+
+    # Differentiation -------------------------------------------------------------------------------
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for gradients of this leaf, or stop asking."""
+        if self.node is not None and not requires_grad:
+            raise RuntimeError("requires_grad_(False) works on leaf tensors only; use .detach() for the result of an op")
+        if requires_grad and self.array.dtype.kind != "f":
+            raise RuntimeError(f"only floating tensors can require gradients, this one is {self.dtype}")
+        self.requires_grad = bool(requires_grad)
+        return self
+
+    def backward(
+        self, gradient: Tensor | None = None, retain_graph: bool = False, create_graph: bool = False, inputs: Any = None
+    ) -> None:
+        """Add this tensor's gradients to the `.grad` of the leaves (or of `inputs` only)."""
+        autograd.backward([self], [gradient], retain_graph, create_graph, inputs)
+
+    def detach(self) -> Tensor:
+        """The same memory, outside the graph."""
+        return wrap(self.array, self.B, None, self.version)
+
+    def detach_(self) -> Tensor:
+        """Leave the graph."""
+        self.node, self.requires_grad = None, False
+        return self
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory, outside the graph. Changes through it are counted like any others."""
+        return self.detach()
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        self.array, self.B = new.array, new.B
+        self._bump("assignment to .data")
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Call `hook(gradient)` when this tensor's gradient is known; what it returns is used instead."""
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that does not require gradients")
+        return hook_handle(self.grad_fn or self, hook)
+
+    def retain_grad(self) -> None:
+        """Keep `.grad` of this tensor although it is not a leaf."""
+        if self.grad_fn is not None:
+            graph.retain(self)
+
+    def _fresh(self) -> None:
+        if self.base is not None and self.seen != self.version.recorded:
+            self._replay()
+
+    def _replay(self) -> None:
+        """Take this view's place in the graph anew, after its memory was changed through another tensor."""
+        assert self.base is not None
+        self.base._fresh()
+        with autograd.enable_grad():
+            again = follow(self.base, (self.made_by,))
+        self.node, self.requires_grad, self.seen = again.node, again.requires_grad, self.version.recorded
+
+    def _bump(self, by: str) -> None:
+        """Note that the memory was changed, and by what."""
+        self.version.count += 1
+        self.version.by = by
+
+    def _assign(self, new: Any, by: str) -> Tensor:
+        return assign(self, new, by)
+
+    # Conversions -----------------------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """On another device, in another dtype, or both: `to('cuda')`, `to(mg.float64)`, `to(other)`."""
+        where, kind, copy = kwargs.get("device"), kwargs.get("dtype"), kwargs.get("copy", False)
+        for arg in args:
+            if isinstance(arg, Tensor):
+                where, kind = arg.device, arg.dtype
+            elif isinstance(arg, (str, device)):
+                where = arg
+            elif isinstance(arg, (np.dtype, type)) and not isinstance(arg, bool):
+                kind = arg
+            elif arg is not None and not isinstance(arg, bool):
+                raise TypeError(f"to: expected a device, a dtype or a Tensor, got {arg!r}")
+        out = self if where is None else elementwise.move(self, get_backend(where))
+        out = out if kind is None else elementwise.cast(out, kind)
+        return out.clone() if copy and out is self else out
+
+    def cpu(self) -> Tensor:
+        """On the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
+        """On a GPU."""
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+
+    def pin_memory(self) -> Tensor:
+        """Accepted for PyTorch's sake; memory is not pinned."""
+        return self
+
+    def type(self, dtype: Any = None, non_blocking: bool = False) -> Any:
+        """The name of its type, or a copy of another type: a dtype, `mg.FloatTensor`, or its name."""
+        from minigan.legacy import type_name, type_named
+
+        if dtype is None:
+            return type_name(self)
+        kind, where = type_named(dtype)
+        return self.to(dtype=kind, device=where)
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """In the dtype, and on the device, of another tensor."""
+        return self.to(other)
+
+    def float(self) -> Tensor:
+        """As float32."""
+        return self.to(dtypes.float32)
+
+    def double(self) -> Tensor:
+        """As float64."""
+        return self.to(dtypes.float64)
+
+    def half(self) -> Tensor:
+        """As float16."""
+        return self.to(dtypes.float16)
+
+    def int(self) -> Tensor:
+        """As int32."""
+        return self.to(dtypes.int32)
+
+    def long(self) -> Tensor:
+        """As int64."""
+        return self.to(dtypes.int64)
+
+    def byte(self) -> Tensor:
+        """As uint8."""
+        return self.to(dtypes.uint8)
+
+    def bool(self) -> Tensor:
+        """As bool."""
+        return self.to(dtypes.bool)
+
+    def numpy(self, *, force: Any = False) -> np.ndarray:
+        """The NumPy array that shares this tensor's memory."""
+        if force:
+            return self.detach().cpu().numpy()
+        if self.requires_grad:
+            raise RuntimeError("can't call numpy() on a tensor that requires grad; use .detach().numpy()")
+        return self._host("numpy()")
+
+    def _host(self, what: str) -> np.ndarray:
+        if not isinstance(self.array, np.ndarray):
+            raise TypeError(f"{what}: this tensor is on {self.device!s}; copy it to the host first with .cpu()")
+        return self.array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        array = self.numpy()
+        array = array if dtype is None else array.astype(dtype, copy=False)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        if self.requires_grad:
+            raise BufferError("a tensor that requires grad cannot be exported; use .detach()")
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def item(self) -> Any:
+        """The only value, as a Python number."""
+        if self.array.size != 1:
+            raise RuntimeError(f"item: a tensor with {self.array.size} values cannot become one number")
+        return self.array.item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.B.to_numpy(self.array).tolist()
+
+    def __float__(self) -> Any:
+        return float(self.item())
+
+    def __int__(self) -> Any:
+        return int(self.item())
+
+    def __index__(self) -> Any:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only integer tensors of one value can be used as an index, this one is {self.dtype}")
+        return int(self.item())
+
+    def __bool__(self) -> Any:
+        if self.array.size != 1:
+            raise RuntimeError(
+                f"the truth of a tensor with {self.array.size} values is ambiguous; use .any() or .all()"
+            )
+        return bool(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 and spec else format(str(self), spec)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.ndim:
+            raise TypeError("iteration over a 0-d tensor")
+        return iter(shape.unbind(self))
+
+    def __contains__(self, value: Any) -> Any:
+        return bool((self == value).any())
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if self.node is not None:
+            raise RuntimeError("only leaf tensors can be deep-copied; .detach() the result of an operation first")
+        copy = object.__new__(type(self))
+        copy._become(self.B.xp.array(self.array), self.B)
+        copy.requires_grad = self.requires_grad
+        copy.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
+        copy.__dict__.update(getattr(self, "__dict__", {})) if hasattr(copy, "__dict__") else None
+        memo[id(self)] = copy
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("minigan does not pickle tensors; use minigan.save(...), which writes safetensors")
+
+    # Making new ones like this ------------------------------------------------------------------------
+
+    def new_tensor(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
+        """A tensor of the data on this one's device, with its own dtype unless it is a plain list of floats."""
+        from minigan.creation import tensor
+
+        return tensor(data, dtype=dtype, device=device or self.device, requires_grad=requires_grad)
+
+    def _new(self, fill: str, size: tuple, args: tuple, kwargs: dict) -> Tensor:
+        B = get_backend(kwargs.get("device") or self.device)
+        array = getattr(B.xp, fill)(shape.shape_of(size, f"new_{fill}"), *args, kwargs.get("dtype") or self.dtype)
+        return wrap(array, B, None).requires_grad_(kwargs.get("requires_grad", False))
+
+    def new_zeros(self, *size: Any, **kwargs: Any) -> Tensor:
+        """Zeros of this dtype and device."""
+        return self._new("zeros", size, (), kwargs)
+
+    def new_ones(self, *size: Any, **kwargs: Any) -> Tensor:
+        """Ones of this dtype and device."""
+        return self._new("ones", size, (), kwargs)
+
+    def new_empty(self, *size: Any, **kwargs: Any) -> Tensor:
+        """Memory of this dtype and device."""
+        return self._new("empty", size, (), kwargs)
+
+    def new_full(self, size: Any, fill_value: Any, **kwargs: Any) -> Tensor:
+        """One value of this dtype, on this device."""
+        return self._new("full", (size,), (fill_value,), kwargs)
+
+    # In place -----------------------------------------------------------------------------------------
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        index.setitem(self, where, value)
+
+    def copy_(self, source: Any, non_blocking: Any = False) -> Tensor:
+        """The values of another tensor, of any dtype or device, written over this one."""
+        if isinstance(source, Tensor):
+            source = source.to(self.device, self.dtype)
+        return self._assign(source, "copy_")
+
+    def fill_(self, value: Any) -> Tensor:
+        """One value everywhere."""
+        return self._assign(value, "fill_")
+
+    def zero_(self) -> Tensor:
+        """0 everywhere."""
+        return self._assign(0, "zero_")
+
+    def _random(self, draw: str, generator: Any, change: Callable[[np.ndarray], np.ndarray], by: str) -> Tensor:
+        from minigan import random
+
+        numbers = getattr(generator or random.default_generator, draw)(self.shape, self.dtype)
+        return self._assign(wrap(self.B.asarray(change(numbers)), self.B, None), by)
+
+    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Tensor:
+        """Normal numbers everywhere."""
+        return self._random("normal", generator, lambda n: n * np.asarray(std, n.dtype) + np.asarray(mean, n.dtype), "normal_")
+
+    def uniform_(self, a: Any = 0.0, b: Any = 1.0, *, generator: Any = None) -> Tensor:
+        """Uniform numbers in [a, b) everywhere."""
+        return self._random("uniform", generator, lambda u: u * np.asarray(b - a, u.dtype) + np.asarray(a, u.dtype), "uniform_")
+
+    def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+        """1 with probability p, else 0, everywhere."""
+        return self._random("uniform", generator, lambda u: (u < p).astype(u.dtype), "bernoulli_")
+
+    def random_(self, low: Any = 0, high: Any = None, *, generator: Any = None) -> Tensor:
+        """Integers in [low, high) everywhere (in [0, low) if only that is given)."""
+        from minigan import random
+
+        low, high = (0, low) if high is None and low else (low, high)
+        high = high if high is not None else (2**24 if self.dtype.kind == "f" else int(np.iinfo(self.dtype).max))
+        numbers = (generator or random.default_generator).integers(low, high, self.shape)
+        return self._assign(wrap(self.B.asarray(numbers), self.B, None).to(self.dtype), "random_")
+
+    # Python's operators ---------------------------------------------------------------------------------
+
+    __add__ = elementwise.add
+    __sub__ = elementwise.sub
+    __mul__ = elementwise.mul
+    __truediv__ = elementwise.div
+    __floordiv__ = elementwise.floor_divide
+    __mod__ = elementwise.remainder
+    __pow__ = elementwise.pow
+    __neg__ = elementwise.neg
+    __abs__ = elementwise.abs
+    __matmul__ = linear.matmul
+    __getitem__ = index.getitem
+    __eq__ = elementwise.eq  # type: ignore[assignment]  # elementwise, as everywhere in this field
+    __ne__ = elementwise.ne  # type: ignore[assignment]
+    __lt__ = elementwise.lt
+    __le__ = elementwise.le
+    __gt__ = elementwise.gt
+    __ge__ = elementwise.ge
+    __and__ = elementwise.bitwise_and
+    __or__ = elementwise.bitwise_or
+    __xor__ = elementwise.bitwise_xor
+    __invert__ = elementwise.bitwise_not
+
+    def __radd__(self, other: Any) -> Tensor:
+        return elementwise.add(other, self)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return elementwise.sub(other, self)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return elementwise.mul(other, self)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return elementwise.div(other, self)
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return elementwise.floor_divide(other, self)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.pow(other, self)
+
+    @property
+    def T(self) -> Tensor:
+        """The axes in reverse order."""
+        return shape.permute(self, *range(self.ndim)[::-1])
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes swapped."""
+        return shape.transpose(self, -2, -1)
+
+
+# The functions of `minigan.ops` that are methods under the same name.
+_METHODS: dict[Any, str] = {
+    elementwise: """abs add bitwise_and bitwise_not bitwise_or bitwise_xor ceil clamp clone contiguous cos div eq
+        erf exp expm1 floor floor_divide ge gt isfinite isinf isnan le lerp log log10 log1p log2 logical_and
+        logical_not logical_or logical_xor lt masked_fill maximum minimum mul ne neg pow reciprocal relu remainder
+        round rsqrt sigmoid sign sin sqrt square sub tanh trunc where""",
+    shape: """broadcast_to chunk expand expand_as flatten flip movedim narrow permute repeat repeat_interleave
+        reshape roll split squeeze t tile transpose unbind unflatten unsqueeze view view_as""",
+    index: "diagonal gather index_select masked_select nonzero scatter scatter_add tril triu",
+    reduce: """all allclose amax amin any argmax argmin argsort cumsum equal logsumexp log_softmax max mean min
+        norm prod softmax sort std sum topk var""",
+    linear: "bmm dot matmul mm mv outer",
+}
+for _module, _names in _METHODS.items():
+    for _name in _names.split():
+        setattr(Tensor, _name, getattr(_module, _name))
+Tensor.clip = elementwise.clamp  # type: ignore[attr-defined]
+
+# Those that also have an in-place form, `name_`, and the operators that are one.
+_IN_PLACE = """abs add ceil clamp cos div erf exp expm1 floor floor_divide lerp log log1p masked_fill mul neg pow
+    reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin sqrt square sub tanh tril triu trunc"""
+for _name in _IN_PLACE.split():
+    _function = getattr(Tensor, _name)
+    setattr(Tensor, f"{_name}_", _in_place(_function, f"{_name}_"))
+for _name, _operator in {
+    "add": "iadd", "sub": "isub", "mul": "imul", "div": "itruediv", "pow": "ipow", "floor_divide": "ifloordiv",
+    "remainder": "imod",
+}.items():  # fmt: skip
+    setattr(Tensor, f"__{_operator}__", getattr(Tensor, f"{_name}_"))
+
+
+def _where(self: Tensor, condition: Tensor, other: Any) -> Tensor:
+    """This tensor where the condition holds, `other` elsewhere."""
+    return elementwise.where(condition, self, other)
+
+
+Tensor.where = _where  # type: ignore[attr-defined]
+graph.tensor_type = Tensor
