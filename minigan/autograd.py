@@ -136,16 +136,18 @@ def _vjp(node: Node, gy: Tensor, useful: set[int] | None, create_graph: bool) ->
 
 def _run_hooks(owner: Any, g: Tensor) -> Tensor:
     """Call the hooks of a node or leaf; each may return a gradient to use instead."""
-    for hook in list((owner.hooks or {}).values()):
-        replaced = hook(g)
-        g = g if replaced is None else replaced
-    kept = getattr(owner, "retained", None) if type(owner) is Node else None
-    if kept is not None and kept() is not None:
-        kept().grad = g.detach()
+    if owner.hooks:
+        for hook in list(owner.hooks.values()):
+            replaced = hook(g)
+            g = g if replaced is None else replaced
+    if type(owner) is Node and owner.retained is not None:
+        tensor = owner.retained()
+        if tensor is not None:
+            tensor.grad = g.detach()
     return g
 
 
-def _owned(gradients: list[Tensor | None], seeds: Sequence[Tensor]) -> list[Tensor | None]:
+def _owned(gradients: Sequence[Tensor | None], seeds: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradients, copied where two of them, or one and a seed, would share memory or be read-only."""
     handed = {id(seed.array) for seed in seeds}
     out: list[Tensor | None] = []
@@ -274,7 +276,11 @@ def grad(
 
 
 def _as_list(tensors: Any) -> list:
-    return [tensors] if isinstance(tensors, graph.tensor_type) else list(tensors)
+    tensors = [tensors] if isinstance(tensors, graph.tensor_type) else list(tensors)
+    for tensor in tensors:
+        if tensor is not None:
+            tensor._fresh()
+    return tensors
 
 
 def _check_finite(node: Node, gxs: Sequence[Tensor | None]) -> None:
@@ -282,7 +288,7 @@ def _check_finite(node: Node, gxs: Sequence[Tensor | None]) -> None:
         if g is not None and not bool(g.B.xp.isfinite(g.array).all()):
             array = g.B.to_numpy(g.array)
             kind = "NaN" if np.isnan(array).any() else "infinite"
-            where = getattr(node, "where", None)
+            where = node.where
             lines = "".join(traceback.format_list(_outside(where))) if where else "  (made outside detect_anomaly)\n"
             raise RuntimeError(
                 f"{node.op.__name__}: the gradient of input {i}, of shape {tuple(g.shape)}, has {kind} values. "

@@ -33,10 +33,10 @@ class device:
     type: str
     index: int | None
 
-    def __init__(self, type: str | device, index: int | None = None) -> None:
+    def __init__(self, type: Any, index: Any = None) -> None:
         if isinstance(type, device):
             type, index = type.type, type.index
-        name, _, number = type.partition(":")
+        name, _, number = str(type).partition(":")
         if number:
             if index is not None or not number.isdigit():
                 raise RuntimeError(f"device {type!r}: expected a name like 'cpu', 'cuda' or 'cuda:0'")

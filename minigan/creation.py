@@ -139,7 +139,12 @@ def empty(
 
 
 def full(
-    size: Sequence[int], fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    size: Sequence[int],
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """One value in a shape."""
     B = get_backend(device)
@@ -172,7 +177,13 @@ def arange(
 
 
 def linspace(
-    start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """`steps` values from start to end, both included."""
     B = get_backend(device)
@@ -205,7 +216,13 @@ def empty_like(x: Tensor, *, dtype: Any = None, device: Any = None, requires_gra
 
 
 def full_like(
-    x: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any
+    x: Tensor,
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
 ) -> Tensor:
     """One value in x's shape, dtype and device."""
     return full(x.shape, fill_value, **_like(x, dtype, device), requires_grad=requires_grad)
@@ -272,7 +289,13 @@ def bernoulli(p: Tensor, *, generator: Any = None) -> Tensor:
 
 
 def normal(
-    mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None, device: Any = None
+    mean: Any = 0.0,
+    std: Any = 1.0,
+    size: Any = None,
+    *,
+    generator: Any = None,
+    dtype: Any = None,
+    device: Any = None,
 ) -> Tensor:
     """Normal with that mean and deviation, each a number or a Tensor."""
     like = mean if isinstance(mean, Tensor) else std
@@ -295,7 +318,9 @@ def multinomial(p: Tensor, num_samples: int, replacement: bool = False, *, gener
         drawn = (u[:, :, None] >= edges[:, None, :-1]).sum(2)
     else:
         if (np.count_nonzero(rows, 1) < num_samples).any():
-            raise RuntimeError(f"multinomial: cannot draw {num_samples} without replacement from fewer positive weights")
+            raise RuntimeError(
+                f"multinomial: cannot draw {num_samples} without replacement from fewer positive weights"
+            )
         # Of independent exponential waiting times with rates p, the shortest come in the right proportion.
         with np.errstate(divide="ignore"):
             waits = -np.log1p(-source.uniform(rows.shape, np.float64)) / rows

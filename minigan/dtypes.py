@@ -6,6 +6,7 @@ different floating dtypes never mix silently: that raises and names both.
 
 from __future__ import annotations
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,22 +83,13 @@ def _with_number(name: str, x: Tensor, number: Any) -> tuple[Tensor, Any]:
     kind = x.array.dtype.kind
     if isinstance(number, np.generic):
         number = number.item()
-    # bool is a subclass of int, and both are subclasses of nothing else here: `type` is the quick test
-    if type(number) is _FLOAT:
+    if type(number) is builtins.float:
         return (x, number) if kind == "f" else (x.to(_default), number)
-    if type(number) is _INT:
+    if type(number) is builtins.int:
         return (x, number) if kind != "b" else (x.to(int64), number)
-    if type(number) is _BOOL:
-        return (x, number) if kind == "b" else (x, _INT(number))
+    if type(number) is builtins.bool:
+        return (x, number) if kind == "b" else (x, builtins.int(number))
     raise TypeError(
         f"{name}: expected a Tensor or a Python number, got {type(number).__name__}"
         + ("; convert it with minigan.from_numpy(...)" if isinstance(number, np.ndarray) else "")
     )
-
-
-_FLOAT, _INT, _BOOL = type(0.0), type(0), type(True)
-
-
-def is_floating(dtype: np.dtype) -> _BOOL:  # type: ignore[valid-type]  # `bool` is a dtype in this module
-    """Whether tensors of this dtype can require gradients."""
-    return dtype.kind == "f"

@@ -74,7 +74,7 @@ class Node:
     """
 
     __slots__ = (
-        "B", "__weakref__", "_cache", "_inputs", "_output", "_reading", "freed", "hooks", "needs",
+        "B", "__weakref__", "_cache", "_inputs", "_reading", "freed", "hooks", "needs",
         "op", "order", "params", "parents", "retained", "saved_inputs", "saved_output", "shapes", "where",
     )  # fmt: skip
 
@@ -93,6 +93,8 @@ class Node:
         self.saved_inputs: Any = None
         self._cache: Any = None
         self._reading = True
+        self.retained: Any = None  # a weak reference to the tensor that asked for its gradient
+        self.where: Any = None  # under detect_anomaly, the stack of the forward call
 
     def __getattr__(self, name: str) -> Any:
         # Only called for names that are no slot (or an empty one): the op's parameters.
@@ -329,5 +331,3 @@ def _mixed_devices(op: type[Op], inputs: tuple) -> RuntimeError:
 def _failed(op: type[Op], inputs: tuple, error: Exception) -> RuntimeError:
     given = ", ".join(f"{tuple(t.shape)} {t.dtype}" if isinstance(t, tensor_type) else repr(t) for t in inputs)
     return RuntimeError(f"{op.__name__} of {given}: {error}")
-
-

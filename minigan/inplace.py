@@ -56,7 +56,9 @@ def assign(x: Tensor, new: Any, by: str) -> Tensor:
     if recorded:
         _refuse_leaf(x, by)
     if not getattr(x.array.flags, "writeable", True):
-        raise RuntimeError(f"{by}: this tensor is expanded or read-only, several of its values share memory; .clone() it")
+        raise RuntimeError(
+            f"{by}: this tensor is expanded or read-only, several of its values share memory; .clone() it"
+        )
     try:
         x.array[...] = value.array
     except ValueError as error:
@@ -92,7 +94,10 @@ def _refuse_leaf(x: Tensor, by: str) -> None:
 
 def _record(x: Tensor, value: Tensor) -> None:
     """Make x stand for `value` in the graph, and its base for the base with the value written into it."""
-    root, steps = x, []
+    if value.requires_grad and value.node is None:
+        value = value.clone()  # x must not become a leaf in the leaf's stead
+    root = x
+    steps: list[tuple] = []
     while root.base is not None:
         steps.insert(0, root.made_by)
         root = root.base

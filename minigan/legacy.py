@@ -11,7 +11,7 @@ from minigan.backend import get_backend
 from minigan.graph import wrap
 from minigan.ops.shape import shape_of
 
-_NAMES = {
+_NAMES: dict[str, np.dtype] = {
     "HalfTensor": dtypes.float16, "FloatTensor": dtypes.float32, "DoubleTensor": dtypes.float64,
     "ByteTensor": dtypes.uint8, "CharTensor": dtypes.int8, "ShortTensor": dtypes.int16,
     "IntTensor": dtypes.int32, "LongTensor": dtypes.int64, "BoolTensor": dtypes.bool,

@@ -71,15 +71,13 @@ class Generator:
 
     def uniform(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Uniforms in [0, 1): the top 24 bits of each 32-bit word (the top 53 of each 64 in float64)."""
-        draw = np.dtype(dtype)
-        wide = draw if draw in (np.float32, np.float64) else np.dtype(np.float32)
-        return self._numbers.random(tuple(shape), dtype=wide.type).astype(draw, copy=False)
+        wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
+        return self._numbers.random(tuple(shape), dtype=wide).astype(dtype, copy=False)
 
     def normal(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Standard normals."""
-        draw = np.dtype(dtype)
-        wide = draw if draw in (np.float32, np.float64) else np.dtype(np.float32)
-        return self._numbers.standard_normal(tuple(shape), dtype=wide.type).astype(draw, copy=False)
+        wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
+        return self._numbers.standard_normal(tuple(shape), dtype=wide).astype(dtype, copy=False)
 
     def integers(self, low: int, high: int, shape: Sequence[int]) -> np.ndarray:
         """Integers in [low, high) as int64."""

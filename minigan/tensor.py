@@ -1,6 +1,6 @@
 """The Tensor: an array on a backend, its place in the graph, and PyTorch's methods.
 
-The methods are the functions of `minigan.ops` under their names; what is written out here is what only
+The functions of `minigan.ops` become methods in `minigan.methods`; what is written out here is what only
 makes sense on a Tensor: its properties, conversions, in-place changes and Python's protocols.
 """
 
@@ -15,21 +15,11 @@ from minigan import autograd, dtypes, graph
 from minigan.backend import Array, Backend, device, get_backend
 from minigan.graph import Node, RemovableHandle, Version, hook_handle, wrap
 from minigan.inplace import assign, follow
-from minigan.ops import elementwise, index, linear, reduce, shape
+from minigan.methods import Methods
+from minigan.ops import elementwise, index, shape
 
 
-def _in_place(function: Callable[..., Any], name: str) -> Callable[..., Tensor]:
-    """The in-place form of a function: its result written over its first argument."""
-
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._assign(function(self, *args, **kwargs), name)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"`{name[:-1]}`, written over this tensor."
-    return method
-
-
-class Tensor:
+class Tensor(Methods):
     """An n-dimensional array that can be differentiated. `Tensor(2, 3)` and `Tensor([…])` make float32 ones.
 
     >>> import minigan as mg
@@ -53,7 +43,6 @@ class Tensor:
         "version",
     )
     __array_ufunc__ = None  # so that `numpy_scalar * tensor` comes to `__rmul__`
-    __hash__ = object.__hash__
 
     array: Array
     B: Backend
@@ -186,14 +175,20 @@ class Tensor:
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for gradients of this leaf, or stop asking."""
         if self.node is not None and not requires_grad:
-            raise RuntimeError("requires_grad_(False) works on leaf tensors only; use .detach() for the result of an op")
+            raise RuntimeError(
+                "requires_grad_(False) works on leaf tensors only; use .detach() for the result of an op"
+            )
         if requires_grad and self.array.dtype.kind != "f":
             raise RuntimeError(f"only floating tensors can require gradients, this one is {self.dtype}")
         self.requires_grad = bool(requires_grad)
         return self
 
     def backward(
-        self, gradient: Tensor | None = None, retain_graph: bool = False, create_graph: bool = False, inputs: Any = None
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+        inputs: Any = None,
     ) -> None:
         """Add this tensor's gradients to the `.grad` of the leaves (or of `inputs` only)."""
         autograd.backward([self], [gradient], retain_graph, create_graph, inputs)
@@ -454,11 +449,18 @@ class Tensor:
 
     def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Tensor:
         """Normal numbers everywhere."""
-        return self._random("normal", generator, lambda n: n * np.asarray(std, n.dtype) + np.asarray(mean, n.dtype), "normal_")
+        return self._random(
+            "normal", generator, lambda n: n * np.asarray(std, n.dtype) + np.asarray(mean, n.dtype), "normal_"
+        )
 
     def uniform_(self, a: Any = 0.0, b: Any = 1.0, *, generator: Any = None) -> Tensor:
         """Uniform numbers in [a, b) everywhere."""
-        return self._random("uniform", generator, lambda u: u * np.asarray(b - a, u.dtype) + np.asarray(a, u.dtype), "uniform_")
+        return self._random(
+            "uniform",
+            generator,
+            lambda u: u * np.asarray(b - a, u.dtype) + np.asarray(a, u.dtype),
+            "uniform_",
+        )
 
     def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
         """1 with probability p, else 0, everywhere."""
@@ -473,48 +475,6 @@ class Tensor:
         numbers = (generator or random.default_generator).integers(low, high, self.shape)
         return self._assign(wrap(self.B.asarray(numbers), self.B, None).to(self.dtype), "random_")
 
-    # Python's operators ---------------------------------------------------------------------------------
-
-    __add__ = elementwise.add
-    __sub__ = elementwise.sub
-    __mul__ = elementwise.mul
-    __truediv__ = elementwise.div
-    __floordiv__ = elementwise.floor_divide
-    __mod__ = elementwise.remainder
-    __pow__ = elementwise.pow
-    __neg__ = elementwise.neg
-    __abs__ = elementwise.abs
-    __matmul__ = linear.matmul
-    __getitem__ = index.getitem
-    __eq__ = elementwise.eq  # type: ignore[assignment]  # elementwise, as everywhere in this field
-    __ne__ = elementwise.ne  # type: ignore[assignment]
-    __lt__ = elementwise.lt
-    __le__ = elementwise.le
-    __gt__ = elementwise.gt
-    __ge__ = elementwise.ge
-    __and__ = elementwise.bitwise_and
-    __or__ = elementwise.bitwise_or
-    __xor__ = elementwise.bitwise_xor
-    __invert__ = elementwise.bitwise_not
-
-    def __radd__(self, other: Any) -> Tensor:
-        return elementwise.add(other, self)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return elementwise.sub(other, self)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return elementwise.mul(other, self)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return elementwise.div(other, self)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return elementwise.floor_divide(other, self)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return elementwise.pow(other, self)
-
     @property
     def T(self) -> Tensor:
         """The axes in reverse order."""
@@ -526,41 +486,4 @@ class Tensor:
         return shape.transpose(self, -2, -1)
 
 
-# The functions of `minigan.ops` that are methods under the same name.
-_METHODS: dict[Any, str] = {
-    elementwise: """abs add bitwise_and bitwise_not bitwise_or bitwise_xor ceil clamp clone contiguous cos div eq
-        erf exp expm1 floor floor_divide ge gt isfinite isinf isnan le lerp log log10 log1p log2 logical_and
-        logical_not logical_or logical_xor lt masked_fill maximum minimum mul ne neg pow reciprocal relu remainder
-        round rsqrt sigmoid sign sin sqrt square sub tanh trunc where""",
-    shape: """broadcast_to chunk expand expand_as flatten flip movedim narrow permute repeat repeat_interleave
-        reshape roll split squeeze t tile transpose unbind unflatten unsqueeze view view_as""",
-    index: "diagonal gather index_select masked_select nonzero scatter scatter_add tril triu",
-    reduce: """all allclose amax amin any argmax argmin argsort cumsum equal logsumexp log_softmax max mean min
-        norm prod softmax sort std sum topk var""",
-    linear: "bmm dot matmul mm mv outer",
-}
-for _module, _names in _METHODS.items():
-    for _name in _names.split():
-        setattr(Tensor, _name, getattr(_module, _name))
-Tensor.clip = elementwise.clamp  # type: ignore[attr-defined]
-
-# Those that also have an in-place form, `name_`, and the operators that are one.
-_IN_PLACE = """abs add ceil clamp cos div erf exp expm1 floor floor_divide lerp log log1p masked_fill mul neg pow
-    reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin sqrt square sub tanh tril triu trunc"""
-for _name in _IN_PLACE.split():
-    _function = getattr(Tensor, _name)
-    setattr(Tensor, f"{_name}_", _in_place(_function, f"{_name}_"))
-for _name, _operator in {
-    "add": "iadd", "sub": "isub", "mul": "imul", "div": "itruediv", "pow": "ipow", "floor_divide": "ifloordiv",
-    "remainder": "imod",
-}.items():  # fmt: skip
-    setattr(Tensor, f"__{_operator}__", getattr(Tensor, f"{_name}_"))
-
-
-def _where(self: Tensor, condition: Tensor, other: Any) -> Tensor:
-    """This tensor where the condition holds, `other` elsewhere."""
-    return elementwise.where(condition, self, other)
-
-
-Tensor.where = _where  # type: ignore[attr-defined]
 graph.tensor_type = Tensor

@@ -106,10 +106,13 @@ def conv_weight_grad(x: Array, y: Array, g: ConvGeometry) -> Array:
     image, small = _channels_last(x), _channels_last(y)
     per_group = channels // g.groups
     total = np.zeros((g.groups, filters // g.groups, g.taps * per_group), image.dtype)
-    part = np.empty_like(total)
+    part = total
     for block in _blocks(batch, channels, image.itemsize, g):
         np.matmul(_rows(small, block, g).transpose(0, 2, 1), _columns(image, block, g), out=part)
-        total += part
+        if part is total:  # the first block; later ones are added to it
+            part = np.empty_like(total)
+        else:
+            total += part
     grad = np.moveaxis(total.reshape(filters, *g.kernel, per_group), -1, 1)
     return np.ascontiguousarray(grad, dtype=x.dtype)
 
@@ -166,7 +169,7 @@ def _rows(small: Array, block: Block, g: ConvGeometry) -> Array:
 
 
 def _blocks(batch: int, channels: int, itemsize: int, g: ConvGeometry) -> Iterator[Block]:
-    """Nearly equal parts of the small side, each with columns of at most SCRATCH_BYTES, but at least a row."""
+    """Nearly equal parts of the small side: columns of at most SCRATCH_BYTES each, but at least a row."""
     if g.is_gemm:
         yield slice(None), slice(None)
         return
@@ -245,17 +248,17 @@ def _slab(image: Array, block: Block, g: ConvGeometry) -> Array:
 
 def _products(rows: Array, matrix: Array, span: slice, g: ConvGeometry) -> Array:
     """y . W for a block, in scratch, indexed (*taps, group, channel, image, *position)."""
-    spans = _spans(span, g)
-    height = prod(part.stop - part.start for part in spans)
-    positions = (rows.shape[1] // height, *(part.stop - part.start for part in spans))
-    per_group = matrix.shape[-1] // g.taps
+    extent = [part.stop - part.start for part in _spans(span, g)]
+    positions = (rows.shape[1] // prod(extent), *extent)
+    width = matrix.shape[-1]
+    per_group = width // g.taps
     if per_group <= THIN:
         columns = _scratch("columns", (g.groups, *g.kernel, per_group, *positions), rows.dtype)
-        flat = columns.reshape(g.groups, g.taps * per_group, rows.shape[1])
+        flat = columns.reshape(g.groups, width, rows.shape[1])
         np.matmul(matrix.transpose(0, 2, 1), rows.transpose(0, 2, 1), out=flat)
         return np.moveaxis(columns, 0, g.ndim)
     columns = _scratch("columns", (g.groups, *positions, *g.kernel, per_group), rows.dtype)
-    np.matmul(rows, matrix, out=columns.reshape(g.groups, rows.shape[1], g.taps * per_group))
+    np.matmul(rows, matrix, out=columns.reshape(g.groups, rows.shape[1], width))
     first_tap = g.ndim + 2
     return columns.transpose(*range(first_tap, first_tap + g.ndim), 0, -1, *range(1, first_tap))
 
@@ -290,11 +293,11 @@ def _overlap(axis: int, k: int, span: slice, g: ConvGeometry) -> tuple[slice, sl
 
 
 def _scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Uninitialised memory that this thread keeps under a name: touching fresh pages costs as much as a copy."""
+    """Uninitialised memory that this thread keeps under a name: fresh pages cost as much as a copy."""
     size = prod(shape) * dtype.itemsize
     memory = getattr(_kept, name, None)
     if memory is None or memory.nbytes < size:
-        memory = np.empty(size, np.uint8)
+        memory = np.empty(max(size, SCRATCH_BYTES), np.uint8)  # untouched pages are free
         if size <= SCRATCH_BYTES:
             setattr(_kept, name, memory)
     return np.ndarray(shape, dtype, memory)

@@ -812,7 +812,8 @@ def _compare(name: str, symbol: str) -> Any:
         try:
             return wrap(first.B.xp.asarray(getattr(first.B.xp, symbol)(*arrays)), first.B, None)
         except ValueError as error:
-            raise RuntimeError(f"{name} of shapes {' and '.join(str(np.shape(a)) for a in arrays)}: {error}") from error
+            shapes = " and ".join(str(getattr(a, "shape", ())) for a in arrays)
+            raise RuntimeError(f"{name} of shapes {shapes}: {error}") from error
 
     compare.__name__ = compare.__qualname__ = name
     compare.__doc__ = f"Elementwise {symbol.replace('_', ' ')}, as a bool tensor"

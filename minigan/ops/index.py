@@ -201,7 +201,9 @@ def _along(x: Tensor, dim: int, index: Tensor, name: str) -> list[Tensor]:
     if index.array.dtype.kind not in "iu":
         raise RuntimeError(f"{name}: expected an integer index, got {index.dtype}")
     if index.ndim != x.ndim:
-        raise RuntimeError(f"{name}: index has shape {tuple(index.shape)} and x {tuple(x.shape)}: expected as many axes")
+        raise RuntimeError(
+            f"{name}: index has shape {tuple(index.shape)} and x {tuple(x.shape)}: expected as many axes"
+        )
     for i, (inner, outer) in enumerate(zip(index.shape, x.shape, strict=True)):
         if i != dim and inner > outer:
             raise RuntimeError(

@@ -123,7 +123,12 @@ def mean(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None
 
 
 def var(
-    x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+    x: Tensor,
+    dim: Dim = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> Tensor:
     """Σ(x - mean)² / (n - correction); the correction is 1 unless `unbiased` is False."""
     less = (1 if unbiased else 0) if correction is None else correction
@@ -134,7 +139,12 @@ def var(
 
 
 def std(
-    x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+    x: Tensor,
+    dim: Dim = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> Tensor:
     """√var"""
     return sqrt(var(x, dim, unbiased, keepdim, correction=correction))

@@ -381,7 +381,9 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | No
     """
     widths = list(pad)
     if len(widths) % 2 or len(widths) // 2 > x.ndim:
-        raise RuntimeError(f"pad: got {widths} for a tensor with {x.ndim} axes, expected a (before, after) pair per axis")
+        raise RuntimeError(
+            f"pad: got {widths} for a tensor with {x.ndim} axes, expected a (before, after) pair per axis"
+        )
     pairs = [(widths[i], widths[i + 1]) for i in range(0, len(widths), 2)][::-1]
     first = x.ndim - len(pairs)
     if mode == "constant":

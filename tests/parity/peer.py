@@ -1,0 +1,118 @@
+"""Running one piece of code under two names: `T` is minigan in the first run and PyTorch in the second.
+
+What comes out must have the same types, shapes, dtypes and values; what is raised must be of one family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import minigan as mg
+
+BOTH = (mg, torch)
+FAMILIES = (IndexError, KeyError, TypeError, ValueError, AssertionError, RuntimeError)
+
+
+def dtype_name(x: Any) -> str:
+    """As 'float32', for either library's tensors."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, (mg.Tensor, torch.Tensor))
+
+
+def host(x: Any) -> np.ndarray:
+    """A tensor's values in NumPy."""
+    return x.detach().cpu().numpy()
+
+
+def outcome(run: Callable[[Any], Any], T: Any) -> Any:
+    """What `run(T)` returns, or the exception it raises."""
+    try:
+        return run(T)
+    except Exception as error:
+        return error
+
+
+def family(error: BaseException) -> type:
+    """The builtin exception that a caller would catch."""
+    return next(kind for kind in FAMILIES if isinstance(error, kind))
+
+
+def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, equal_nan: bool = False) -> None:
+    """Equal up to `tolerance` times the largest magnitude there is, or 1 if that is more."""
+    finite = np.abs(theirs[np.isfinite(theirs)]) if theirs.dtype.kind == "f" else theirs[:0]
+    scale = max(1.0, finite.max(initial=0.0))
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * scale, equal_nan=equal_nan)
+
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-3}
+
+
+def assert_same(ours: Any, theirs: Any, equal_nan: bool = True) -> None:
+    """The same structure of tensors and Python values."""
+    if isinstance(theirs, BaseException):
+        assert isinstance(ours, BaseException), f"PyTorch raised {theirs!r}, minigan returned {ours}"
+        assert family(ours) is family(theirs), f"PyTorch raised {theirs!r}, minigan {ours!r}"
+    elif isinstance(ours, BaseException):
+        raise AssertionError(f"PyTorch returned {theirs}") from ours
+    elif is_tensor(theirs):
+        assert is_tensor(ours), f"expected a tensor, got {ours!r}"
+        assert (tuple(ours.shape), dtype_name(ours)) == (tuple(theirs.shape), dtype_name(theirs))
+        assert ours.requires_grad == theirs.requires_grad
+        assert_close(host(ours), host(theirs), TOLERANCE.get(dtype_name(ours), 0), equal_nan)
+    elif isinstance(theirs, (tuple, list)):
+        assert isinstance(ours, (tuple, list))
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert_same(a, b, equal_nan)
+    else:
+        assert type(ours) is type(theirs), f"expected {theirs!r}, got {ours!r}"
+        assert ours == theirs
+
+
+def derivatives(run: Callable[..., Any], arrays: Sequence[np.ndarray], T: Any, order: int = 2) -> list[Any]:
+    """The result of `run(T, *tensors)`, then its gradients and double gradients.
+
+    The gradients are of ⟨outputs, c⟩ for random c; the double ones of ⟨gradients, d⟩ for random d, with
+    respect to the inputs and to c. What does not depend on an input has the gradient 0.
+    """
+    random = np.random.default_rng(0)
+    xs = [T.tensor(a, requires_grad=True) for a in arrays]
+    result = run(T, *xs)
+    ys = [y for y in _leaves(result) if y.requires_grad]
+    if not ys:
+        return [result]
+    cs = [T.tensor(random.normal(size=tuple(y.shape)), dtype=y.dtype, requires_grad=True) for y in ys]
+    gs = _grad(T, ys, xs, cs, order > 1)
+    ds = [T.tensor(random.normal(size=a.shape), dtype=x.dtype) for a, x in zip(arrays, xs, strict=True)]
+    slopes = [(g * d).sum() for g, d in zip(gs, ds, strict=True) if g.requires_grad]
+    return [result, *gs, *(_grad(T, slopes, xs + cs) if slopes else [])]
+
+
+def _leaves(result: Any) -> list[Any]:
+    if is_tensor(result):
+        return [result]
+    return [y for part in result for y in _leaves(part)] if isinstance(result, (tuple, list)) else []
+
+
+def _grad(T: Any, ys: Any, xs: Any, cs: Any = None, create_graph: bool = False) -> list[Any]:
+    gs = T.autograd.grad(ys, xs, cs, create_graph=create_graph, allow_unused=True)
+    return [T.zeros_like(x) if g is None else g for x, g in zip(xs, gs, strict=True)]
+
+
+def assert_same_derivatives(run: Callable[..., Any], arrays: Sequence[np.ndarray], order: int = 2) -> None:
+    """`run(T, *tensors)` agrees in its result, gradients and (for order 2) double gradients."""
+    ours, theirs = (derivatives(run, arrays, T, order) for T in BOTH)
+    # Whether a double gradient has entries at all depends on what each library knows to be 0
+    assert_same(ours[0], theirs[0])
+    zeros = [np.zeros(())] * abs(len(ours) - len(theirs))
+    pairs = zip([*map(host, ours[1:]), *zeros], [*map(host, theirs[1:]), *zeros], strict=False)
+    for a, b in pairs:
+        assert a.dtype == b.dtype or a.shape == ()
+        assert_close(a, b, TOLERANCE[str(a.dtype)], equal_nan=True)
