@@ -57,57 +57,21 @@ from minigan.dtypes import (
     uint8,
 )
 from minigan.legacy import TYPES as _TYPES
-from minigan.ops.elementwise import (
-    abs,
-    add,
-    ceil,
-    clamp,
-    clone,
-    cos,
-    div,
+from minigan.ops.arithmetic import add, div, floor_divide, lerp, mul, neg, pow, remainder, sub
+from minigan.ops.compare import (
     eq,
-    erf,
-    exp,
-    expm1,
-    floor,
-    floor_divide,
     ge,
     gt,
     isfinite,
     isinf,
     isnan,
     le,
-    lerp,
-    log,
-    log1p,
-    log2,
-    log10,
     logical_and,
     logical_not,
     logical_or,
     logical_xor,
     lt,
-    masked_fill,
-    maximum,
-    minimum,
-    mul,
     ne,
-    neg,
-    pow,
-    reciprocal,
-    relu,
-    remainder,
-    round,
-    rsqrt,
-    sigmoid,
-    sign,
-    sin,
-    sqrt,
-    square,
-    sub,
-    tanh,
-    trunc,
-    where,
 )
 from minigan.ops.index import (
     diagonal,
@@ -121,6 +85,21 @@ from minigan.ops.index import (
     triu,
 )
 from minigan.ops.linear import bmm, dot, einsum, matmul, mm, mv, outer
+from minigan.ops.memory import clone
+from minigan.ops.piecewise import (
+    abs,
+    ceil,
+    clamp,
+    floor,
+    masked_fill,
+    maximum,
+    minimum,
+    relu,
+    round,
+    sign,
+    trunc,
+    where,
+)
 from minigan.ops.reduce import (
     all,
     allclose,
@@ -167,6 +146,23 @@ from minigan.ops.shape import (
     unbind,
     unflatten,
     unsqueeze,
+)
+from minigan.ops.smooth import (
+    cos,
+    erf,
+    exp,
+    expm1,
+    log,
+    log1p,
+    log2,
+    log10,
+    reciprocal,
+    rsqrt,
+    sigmoid,
+    sin,
+    sqrt,
+    square,
+    tanh,
 )
 from minigan.random import Generator, get_rng_state, manual_seed, set_rng_state
 from minigan.tensor import Tensor

@@ -87,7 +87,7 @@ def _sweep(
         for root, seed in zip(roots, seeds, strict=True):
             to = root.node or root
             if useful is None or id(to) in useful:
-                send(to, seed)
+                send(to, seed if create_graph else seed.detach())
         while heap:
             node = heapq.heappop(heap)[1]
             gy = _run_hooks(node, pending.pop(node))
@@ -152,7 +152,7 @@ def _owned(gradients: Sequence[Tensor | None], seeds: Sequence[Tensor]) -> list[
     handed = {id(seed.array) for seed in seeds}
     out: list[Tensor | None] = []
     for g in gradients:
-        if g is not None and g.node is None:
+        if g is not None and not g.requires_grad:
             array = g.array
             if id(array) in handed or not array.flags.owndata or not _writeable(array):
                 g = wrap(g.B.xp.array(array), g.B, None)

@@ -26,7 +26,7 @@ class ViewAssign(Op):
 
     @staticmethod
     def vjp(ctx, gx):
-        from minigan.ops.elementwise import Clone
+        from minigan.ops.memory import Clone
 
         # A copy in x's memory order, so that the same steps give a view of it and not a copy.
         inverse = sorted(range(len(ctx.layout)), key=ctx.layout.__getitem__)

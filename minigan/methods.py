@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minigan.inplace import assign
-from minigan.ops import elementwise, index, linear, reduce, shape
+from minigan.ops import arithmetic, compare, index, linear, memory, piecewise, reduce, shape, smooth
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -41,64 +41,64 @@ class Methods:
 
     __slots__ = ()
 
-    # minigan.ops.elementwise
-    abs = elementwise.abs
-    add = elementwise.add
-    bitwise_and = elementwise.bitwise_and
-    bitwise_not = elementwise.bitwise_not
-    bitwise_or = elementwise.bitwise_or
-    bitwise_xor = elementwise.bitwise_xor
-    ceil = elementwise.ceil
-    clamp = elementwise.clamp
-    clone = elementwise.clone
-    contiguous = elementwise.contiguous
-    cos = elementwise.cos
-    div = elementwise.div
-    eq = elementwise.eq
-    erf = elementwise.erf
-    exp = elementwise.exp
-    expm1 = elementwise.expm1
-    floor = elementwise.floor
-    floor_divide = elementwise.floor_divide
-    ge = elementwise.ge
-    gt = elementwise.gt
-    isfinite = elementwise.isfinite
-    isinf = elementwise.isinf
-    isnan = elementwise.isnan
-    le = elementwise.le
-    lerp = elementwise.lerp
-    log = elementwise.log
-    log10 = elementwise.log10
-    log1p = elementwise.log1p
-    log2 = elementwise.log2
-    logical_and = elementwise.logical_and
-    logical_not = elementwise.logical_not
-    logical_or = elementwise.logical_or
-    logical_xor = elementwise.logical_xor
-    lt = elementwise.lt
-    masked_fill = elementwise.masked_fill
-    maximum = elementwise.maximum
-    minimum = elementwise.minimum
-    mul = elementwise.mul
-    ne = elementwise.ne
-    neg = elementwise.neg
-    pow = elementwise.pow
-    reciprocal = elementwise.reciprocal
-    relu = elementwise.relu
-    remainder = elementwise.remainder
-    round = elementwise.round
-    rsqrt = elementwise.rsqrt
-    sigmoid = elementwise.sigmoid
-    sign = elementwise.sign
-    sin = elementwise.sin
-    sqrt = elementwise.sqrt
-    square = elementwise.square
-    sub = elementwise.sub
-    tanh = elementwise.tanh
-    trunc = elementwise.trunc
-    clip = elementwise.clamp
+    # elementwise: arithmetic, smooth, piecewise, compare, memory
+    abs = piecewise.abs
+    add = arithmetic.add
+    bitwise_and = compare.bitwise_and
+    bitwise_not = compare.bitwise_not
+    bitwise_or = compare.bitwise_or
+    bitwise_xor = compare.bitwise_xor
+    ceil = piecewise.ceil
+    clamp = piecewise.clamp
+    clone = memory.clone
+    contiguous = memory.contiguous
+    cos = smooth.cos
+    div = arithmetic.div
+    eq = compare.eq
+    erf = smooth.erf
+    exp = smooth.exp
+    expm1 = smooth.expm1
+    floor = piecewise.floor
+    floor_divide = arithmetic.floor_divide
+    ge = compare.ge
+    gt = compare.gt
+    isfinite = compare.isfinite
+    isinf = compare.isinf
+    isnan = compare.isnan
+    le = compare.le
+    lerp = arithmetic.lerp
+    log = smooth.log
+    log10 = smooth.log10
+    log1p = smooth.log1p
+    log2 = smooth.log2
+    logical_and = compare.logical_and
+    logical_not = compare.logical_not
+    logical_or = compare.logical_or
+    logical_xor = compare.logical_xor
+    lt = compare.lt
+    masked_fill = piecewise.masked_fill
+    maximum = piecewise.maximum
+    minimum = piecewise.minimum
+    mul = arithmetic.mul
+    ne = compare.ne
+    neg = arithmetic.neg
+    pow = arithmetic.pow
+    reciprocal = smooth.reciprocal
+    relu = piecewise.relu
+    remainder = arithmetic.remainder
+    round = piecewise.round
+    rsqrt = smooth.rsqrt
+    sigmoid = smooth.sigmoid
+    sign = piecewise.sign
+    sin = smooth.sin
+    sqrt = smooth.sqrt
+    square = smooth.square
+    sub = arithmetic.sub
+    tanh = smooth.tanh
+    trunc = piecewise.trunc
+    clip = piecewise.clamp
 
-    # minigan.ops.shape
+    # shape
     broadcast_to = shape.broadcast_to
     chunk = shape.chunk
     expand = shape.expand
@@ -123,7 +123,7 @@ class Methods:
     view = shape.view
     view_as = shape.view_as
 
-    # minigan.ops.index
+    # index
     diagonal = index.diagonal
     gather = index.gather
     index_select = index.index_select
@@ -134,7 +134,7 @@ class Methods:
     tril = index.tril
     triu = index.triu
 
-    # minigan.ops.reduce
+    # reduce
     all = reduce.all
     allclose = reduce.allclose
     amax = reduce.amax
@@ -159,7 +159,7 @@ class Methods:
     topk = reduce.topk
     var = reduce.var
 
-    # minigan.ops.linear
+    # linear
     bmm = linear.bmm
     dot = linear.dot
     matmul = linear.matmul
@@ -168,58 +168,58 @@ class Methods:
     outer = linear.outer
 
     # In place
-    abs_ = _in_place(elementwise.abs)
-    add_ = _in_place(elementwise.add)
-    ceil_ = _in_place(elementwise.ceil)
-    clamp_ = _in_place(elementwise.clamp)
-    cos_ = _in_place(elementwise.cos)
-    div_ = _in_place(elementwise.div)
-    erf_ = _in_place(elementwise.erf)
-    exp_ = _in_place(elementwise.exp)
-    expm1_ = _in_place(elementwise.expm1)
-    floor_ = _in_place(elementwise.floor)
-    floor_divide_ = _in_place(elementwise.floor_divide)
-    lerp_ = _in_place(elementwise.lerp)
-    log_ = _in_place(elementwise.log)
-    log1p_ = _in_place(elementwise.log1p)
-    masked_fill_ = _in_place(elementwise.masked_fill)
-    mul_ = _in_place(elementwise.mul)
-    neg_ = _in_place(elementwise.neg)
-    pow_ = _in_place(elementwise.pow)
-    reciprocal_ = _in_place(elementwise.reciprocal)
-    relu_ = _in_place(elementwise.relu)
-    remainder_ = _in_place(elementwise.remainder)
-    round_ = _in_place(elementwise.round)
-    rsqrt_ = _in_place(elementwise.rsqrt)
+    abs_ = _in_place(piecewise.abs)
+    add_ = _in_place(arithmetic.add)
+    ceil_ = _in_place(piecewise.ceil)
+    clamp_ = _in_place(piecewise.clamp)
+    cos_ = _in_place(smooth.cos)
+    div_ = _in_place(arithmetic.div)
+    erf_ = _in_place(smooth.erf)
+    exp_ = _in_place(smooth.exp)
+    expm1_ = _in_place(smooth.expm1)
+    floor_ = _in_place(piecewise.floor)
+    floor_divide_ = _in_place(arithmetic.floor_divide)
+    lerp_ = _in_place(arithmetic.lerp)
+    log_ = _in_place(smooth.log)
+    log1p_ = _in_place(smooth.log1p)
+    masked_fill_ = _in_place(piecewise.masked_fill)
+    mul_ = _in_place(arithmetic.mul)
+    neg_ = _in_place(arithmetic.neg)
+    pow_ = _in_place(arithmetic.pow)
+    reciprocal_ = _in_place(smooth.reciprocal)
+    relu_ = _in_place(piecewise.relu)
+    remainder_ = _in_place(arithmetic.remainder)
+    round_ = _in_place(piecewise.round)
+    rsqrt_ = _in_place(smooth.rsqrt)
     scatter_ = _in_place(index.scatter)
     scatter_add_ = _in_place(index.scatter_add)
-    sigmoid_ = _in_place(elementwise.sigmoid)
-    sign_ = _in_place(elementwise.sign)
-    sin_ = _in_place(elementwise.sin)
-    sqrt_ = _in_place(elementwise.sqrt)
-    square_ = _in_place(elementwise.square)
-    sub_ = _in_place(elementwise.sub)
-    tanh_ = _in_place(elementwise.tanh)
+    sigmoid_ = _in_place(smooth.sigmoid)
+    sign_ = _in_place(piecewise.sign)
+    sin_ = _in_place(smooth.sin)
+    sqrt_ = _in_place(smooth.sqrt)
+    square_ = _in_place(smooth.square)
+    sub_ = _in_place(arithmetic.sub)
+    tanh_ = _in_place(smooth.tanh)
     tril_ = _in_place(index.tril)
     triu_ = _in_place(index.triu)
-    trunc_ = _in_place(elementwise.trunc)
+    trunc_ = _in_place(piecewise.trunc)
 
     # Python's operators
-    __add__ = elementwise.add
-    __sub__ = elementwise.sub
-    __mul__ = elementwise.mul
-    __truediv__ = elementwise.div
-    __floordiv__ = elementwise.floor_divide
-    __mod__ = elementwise.remainder
-    __pow__ = elementwise.pow
+    __add__ = arithmetic.add
+    __sub__ = arithmetic.sub
+    __mul__ = arithmetic.mul
+    __truediv__ = arithmetic.div
+    __floordiv__ = arithmetic.floor_divide
+    __mod__ = arithmetic.remainder
+    __pow__ = arithmetic.pow
     __matmul__ = linear.matmul
-    __radd__ = _swapped(elementwise.add)
-    __rsub__ = _swapped(elementwise.sub)
-    __rmul__ = _swapped(elementwise.mul)
-    __rtruediv__ = _swapped(elementwise.div)
-    __rfloordiv__ = _swapped(elementwise.floor_divide)
-    __rmod__ = _swapped(elementwise.remainder)
-    __rpow__ = _swapped(elementwise.pow)
+    __radd__ = _swapped(arithmetic.add)
+    __rsub__ = _swapped(arithmetic.sub)
+    __rmul__ = _swapped(arithmetic.mul)
+    __rtruediv__ = _swapped(arithmetic.div)
+    __rfloordiv__ = _swapped(arithmetic.floor_divide)
+    __rmod__ = _swapped(arithmetic.remainder)
+    __rpow__ = _swapped(arithmetic.pow)
     __iadd__ = add_
     __isub__ = sub_
     __imul__ = mul_
@@ -227,21 +227,21 @@ class Methods:
     __ifloordiv__ = floor_divide_
     __imod__ = remainder_
     __ipow__ = pow_
-    __neg__ = elementwise.neg
-    __abs__ = elementwise.abs
+    __neg__ = arithmetic.neg
+    __abs__ = piecewise.abs
     __getitem__ = index.getitem
-    __eq__ = elementwise.eq
-    __ne__ = elementwise.ne
-    __lt__ = elementwise.lt
-    __le__ = elementwise.le
-    __gt__ = elementwise.gt
-    __ge__ = elementwise.ge
-    __and__ = elementwise.bitwise_and
-    __or__ = elementwise.bitwise_or
-    __xor__ = elementwise.bitwise_xor
-    __invert__ = elementwise.bitwise_not
+    __eq__ = compare.eq
+    __ne__ = compare.ne
+    __lt__ = compare.lt
+    __le__ = compare.le
+    __gt__ = compare.gt
+    __ge__ = compare.ge
+    __and__ = compare.bitwise_and
+    __or__ = compare.bitwise_or
+    __xor__ = compare.bitwise_xor
+    __invert__ = compare.bitwise_not
     __hash__ = object.__hash__
 
     def where(self: Tensor, condition: Tensor, other: Any) -> Tensor:  # type: ignore[misc]  # self is a Tensor
         """This tensor where the condition holds, `other` elsewhere."""
-        return elementwise.where(condition, self, other)
+        return piecewise.where(condition, self, other)

@@ -16,7 +16,7 @@ from minigan.backend import Array, Backend, device, get_backend
 from minigan.graph import Node, RemovableHandle, Version, hook_handle, wrap
 from minigan.inplace import assign, follow
 from minigan.methods import Methods
-from minigan.ops import elementwise, index, shape
+from minigan.ops import index, memory, shape
 
 
 class Tensor(Methods):
@@ -257,8 +257,8 @@ class Tensor(Methods):
                 kind = arg
             elif arg is not None and not isinstance(arg, bool):
                 raise TypeError(f"to: expected a device, a dtype or a Tensor, got {arg!r}")
-        out = self if where is None else elementwise.move(self, get_backend(where))
-        out = out if kind is None else elementwise.cast(out, kind)
+        out = self if where is None else memory.move(self, get_backend(where))
+        out = out if kind is None else memory.cast(out, kind)
         return out.clone() if copy and out is self else out
 
     def cpu(self) -> Tensor:

@@ -1,8 +1,9 @@
-"""The operations: `elementwise`, `shape`, `index`, `reduce`, `linear`, `conv`, `norm`.
+"""The operations. Each `Op` class holds a derivative beside its function; the lower-case functions are for calling.
 
-Each `Op` class holds a derivative beside its function; the lower-case functions are what people call.
+- `arithmetic`, `smooth`, `piecewise`, `compare`: elementwise
+- `memory`, `shape`, `index`: the same values elsewhere
+- `reduce`: sums, extremes, moments, softmax
+- `linear`, `conv`, `norm`: products, convolutions, normalisation
 """
 
-from minigan.ops import conv, elementwise, index, linear, norm, reduce, shape
-
-__all__ = ["conv", "elementwise", "index", "linear", "norm", "reduce", "shape"]
+from minigan.ops import arithmetic, compare, conv, index, linear, memory, norm, piecewise, reduce, shape, smooth

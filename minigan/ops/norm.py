@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minigan.graph import Op, apply
-from minigan.ops.elementwise import rsqrt, square
 from minigan.ops.reduce import mean
 from minigan.ops.shape import sum_to
+from minigan.ops.smooth import rsqrt, square
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor

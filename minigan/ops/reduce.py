@@ -11,10 +11,11 @@ import numpy as np
 
 from minigan import dtypes
 from minigan.graph import Op, apply, wrap
-from minigan.ops.elementwise import abs as absolute
-from minigan.ops.elementwise import exp, log, sqrt, square, where
 from minigan.ops.index import gather
+from minigan.ops.piecewise import abs as absolute
+from minigan.ops.piecewise import where
 from minigan.ops.shape import axis, broadcast_to, cat, flatten, flip, reshape
+from minigan.ops.smooth import exp, log, sqrt, square
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor

@@ -1,0 +1,189 @@
+"""Sums, products, quotients and powers with broadcasting, each derivative one line beside its function."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from minigan import dtypes
+from minigan.dtypes import operands
+from minigan.graph import Op, apply
+from minigan.ops.memory import zeros_like
+from minigan.ops.piecewise import Step, where
+from minigan.ops.shape import sum_to
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
+
+Number = float | int | bool
+Operand = Any  # a Tensor or a Number
+
+
+class Add(Op):
+    """z = x + y"""
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        return x + y
+
+    @staticmethod
+    def vjp(ctx, gz):
+        return (
+            sum_to(gz, ctx.shapes[0]) if ctx.needs[0] else None,
+            sum_to(gz, ctx.shapes[1]) if ctx.needs[1] else None,
+        )
+
+
+class Sub(Op):
+    """z = x - y"""
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        return x - y
+
+    @staticmethod
+    def vjp(ctx, gz):
+        return (
+            sum_to(gz, ctx.shapes[0]) if ctx.needs[0] else None,
+            sum_to(-gz, ctx.shapes[1]) if ctx.needs[1] else None,
+        )
+
+
+class Mul(Op):
+    """z = x·y"""
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        ctx.save_inputs(ctx.needs[1], ctx.needs[0])
+        return x * y
+
+    @staticmethod
+    def vjp(ctx, gz):
+        x, y = ctx.inputs
+        return (
+            sum_to(gz * y, ctx.shapes[0]) if ctx.needs[0] else None,
+            sum_to(gz * x, ctx.shapes[1]) if ctx.needs[1] else None,
+        )
+
+
+class Div(Op):
+    """z = x / y"""
+
+    quiet = True
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        ctx.save_inputs(ctx.needs[1], True)
+        return x / y
+
+    @staticmethod
+    def vjp(ctx, gz):
+        x, y = ctx.inputs
+        return (
+            sum_to(gz / y, ctx.shapes[0]) if ctx.needs[0] else None,
+            sum_to(-gz * x / (y * y), ctx.shapes[1]) if ctx.needs[1] else None,
+        )
+
+
+class Pow(Op):
+    """z = xʸ, ∂z/∂x = y·xʸ⁻¹, ∂z/∂y = xʸ·log x (0 where x = 0 and y ≥ 0)"""
+
+    quiet = True
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        ctx.save_inputs(True, True)
+        return x**y
+
+    @staticmethod
+    def vjp(ctx, gz):
+        x, y = ctx.inputs
+        gx = gy = None
+        if ctx.needs[0]:
+            if isinstance(y, (int, float)):
+                gx = gz * (y * x ** (y - 1)) if y != 0 else zeros_like(gz)
+            else:
+                gx = gz * where(y == 0, 0.0, y * x ** (y - 1))
+            gx = sum_to(gx, ctx.shapes[0])
+        if ctx.needs[1]:
+            if isinstance(x, (int, float)):
+                slope = (x**y) * (math.log(x) if x > 0 else (0.0 if x == 0 else math.nan))
+            else:
+                slope = where((x == 0) & (y >= 0), 0.0, x**y * where(x == 0, 1.0, x).log())
+            gy = sum_to(gz * slope, ctx.shapes[1])
+        return gx, gy
+
+
+class Neg(Op):
+    """y = -x"""
+
+    @staticmethod
+    def forward(ctx, B, x):
+        return -x
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return -gy
+
+
+# The functions -------------------------------------------------------------------------------------------
+
+
+def add(x: Operand, y: Operand, *, alpha: Number = 1) -> Tensor:
+    """x + alpha·y"""
+    return apply(Add, *operands("add", x, y if alpha == 1 else y * alpha))
+
+
+def sub(x: Operand, y: Operand, *, alpha: Number = 1) -> Tensor:
+    """x - alpha·y"""
+    return apply(Sub, *operands("sub", x, y if alpha == 1 else y * alpha))
+
+
+def mul(x: Operand, y: Operand) -> Tensor:
+    """x·y"""
+    return apply(Mul, *operands("mul", x, y))
+
+
+def _rounded(mode: str, x: Tensor) -> Tensor:
+    return apply(Step, x, function=mode)
+
+
+def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Tensor:
+    """x / y, of integers too; `rounding_mode` 'floor' or 'trunc' rounds the quotient."""
+    if rounding_mode not in (None, "floor", "trunc"):
+        raise RuntimeError(f"div: got rounding_mode {rounding_mode!r}, expected None, 'floor' or 'trunc'")
+    x, y = operands("div", x, y)
+    kinds = [t.dtype for t in (x, y) if hasattr(t, "array")]
+    if all(kind.kind != "f" for kind in kinds):
+        whole = kinds[0] if rounding_mode else None
+        exact = dtypes.float64 if rounding_mode else dtypes.get_default_dtype()
+        x, y = (t.to(exact) if hasattr(t, "array") else t for t in (x, y))
+        quotient = apply(Div, x, y)
+        return _rounded(rounding_mode, quotient).to(whole) if rounding_mode else quotient
+    quotient = apply(Div, x, y)
+    return _rounded(rounding_mode, quotient) if rounding_mode else quotient
+
+
+def floor_divide(x: Operand, y: Operand) -> Tensor:
+    """⌊x / y⌋"""
+    return div(x, y, rounding_mode="floor")
+
+
+def remainder(x: Operand, y: Operand) -> Tensor:
+    """x - y·⌊x / y⌋, whose sign is y's"""
+    return x - floor_divide(x, y) * y
+
+
+def pow(x: Operand, exponent: Operand) -> Tensor:
+    """xʸ; either may be a number"""
+    return apply(Pow, *operands("pow", x, exponent))
+
+
+def neg(x: Tensor) -> Tensor:
+    """-x"""
+    return apply(Neg, x)
+
+
+def lerp(x: Tensor, end: Tensor, weight: Operand) -> Tensor:
+    """x + weight·(end - x)"""
+    return x + weight * (end - x)
