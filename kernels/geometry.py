@@ -80,9 +80,7 @@ class ConvGeometry:
         (8, 8)
         """
         extra = _per_axis("conv_transpose", "output_padding", output_padding, len(kernel))
-        return _transpose(
-            *_frozen("conv_transpose", output, kernel, stride, padding, dilation, groups), extra
-        )
+        return _transpose(*_frozen("conv_transpose", output, kernel, stride, padding, dilation, groups), extra)
 
     @property
     def ndim(self) -> int:
@@ -118,9 +116,7 @@ class ConvGeometry:
 
 
 @lru_cache(maxsize=1024)
-def _conv(
-    input: Ints, kernel: Ints, stride: Ints, padding: Pairs, dilation: Ints, groups: int
-) -> ConvGeometry:
+def _conv(input: Ints, kernel: Ints, stride: Ints, padding: Pairs, dilation: Ints, groups: int) -> ConvGeometry:
     output = tuple(
         (n + before + after - d * (k - 1) - 1) // s + 1
         for n, k, s, (before, after), d in zip(input, kernel, stride, padding, dilation, strict=True)
@@ -146,9 +142,7 @@ def _transpose(
             )
     input = tuple(
         (n - 1) * s - before - after + d * (k - 1) + e + 1
-        for n, k, s, (before, after), d, e in zip(
-            output, kernel, stride, padding, dilation, extra, strict=True
-        )
+        for n, k, s, (before, after), d, e in zip(output, kernel, stride, padding, dilation, extra, strict=True)
     )
     if min(input) < 1:
         raise ValueError(
@@ -205,9 +199,7 @@ def _frozen(
 def _per_axis(op: str, name: str, value: int | Sequence[int], ndim: int) -> Ints:
     values = (value,) * ndim if isinstance(value, int) else tuple(map(int, value))
     if len(values) != ndim:
-        raise ValueError(
-            f"{op}: {name} {_by(values)} has {len(values)} sizes, the kernel has {ndim}; give {ndim}"
-        )
+        raise ValueError(f"{op}: {name} {_by(values)} has {len(values)} sizes, the kernel has {ndim}; give {ndim}")
     return values
 
 

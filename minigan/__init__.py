@@ -7,7 +7,7 @@
 tensor([2., 4., 6.])
 """
 
-from minigan import autograd, ops, random
+from minigan import autograd, backends, cuda, data, nn, ops, optim, random, testing, utils
 from minigan.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigan.backend import device, get_default_device, set_default_device
 from minigan.creation import (
@@ -57,6 +57,7 @@ from minigan.dtypes import (
     uint8,
 )
 from minigan.legacy import TYPES as _TYPES
+from minigan.memory_format import channels_last, contiguous_format, memory_format, preserve_format
 from minigan.ops.arithmetic import add, div, floor_divide, lerp, mul, neg, pow, remainder, sub
 from minigan.ops.compare import (
     eq,
@@ -165,7 +166,9 @@ from minigan.ops.smooth import (
     tanh,
 )
 from minigan.random import Generator, get_rng_state, manual_seed, set_rng_state
+from minigan.serialization import load, save
 from minigan.tensor import Tensor
+from minigan.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 globals().update(_TYPES)  # FloatTensor, LongTensor, …

@@ -125,7 +125,8 @@ def _vjp(node: Node, gy: Tensor, useful: set[int] | None, create_graph: bool) ->
             node._reading = False
             gxs = node.op.vjp_fast(node, node.B, gy.array)
             gxs = gxs if type(gxs) is tuple else (gxs,)
-            gxs = [None if g is None else wrap(g, node.B, None) for g in gxs]
+            xp = node.B.xp  # whose 0-d results may be scalars
+            gxs = [None if g is None else wrap(xp.asarray(g), node.B, None) for g in gxs]
     finally:
         node.needs = all_needs
         node._reading = True
@@ -143,7 +144,7 @@ def _run_hooks(owner: Any, g: Tensor) -> Tensor:
     if type(owner) is Node and owner.retained is not None:
         tensor = owner.retained()
         if tensor is not None:
-            tensor.grad = g.detach()
+            tensor.grad = g.detach().clone() if tensor.grad is None else tensor.grad + g.detach()
     return g
 
 
@@ -221,6 +222,8 @@ def backward(
     with_hooks = [g if o.node is not None else _run_hooks(o, g) for o, g in zip(owners, gradients, strict=True)]
     for owner, g in zip(owners, _owned(with_hooks, seeds), strict=True):
         assert g is not None
+        if owner.node is not None and owner.node.retained is not None and owner.node.retained() is owner:
+            continue  # retain_grad has seen to it
         if owner.grad is None:
             owner.grad = g.detach()
         else:

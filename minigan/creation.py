@@ -73,12 +73,15 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return tensor(data, dtype=dtype, device=device)
 
 
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 2}
+
+
 def as_operand(value: Any, like: Tensor) -> Tensor:
     """A number, array or Tensor as a Tensor of `like`'s dtype, on `like`'s device."""
     if isinstance(value, Tensor):
         if value.B is not like.B:
             raise RuntimeError(f"expected all tensors on one device, got {like.device} and {value.device}")
-        if value.dtype.kind == "f" and like.dtype.kind != "f":
+        if _RANK[value.dtype.kind] > _RANK[like.dtype.kind]:
             raise RuntimeError(f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {like.dtype}")
         return value.to(like.dtype)
     host = np.asarray(value)
@@ -298,6 +301,8 @@ def normal(
     device: Any = None,
 ) -> Tensor:
     """Normal with that mean and deviation, each a number or a Tensor."""
+    if not isinstance(std, Tensor) and std < 0:
+        raise RuntimeError(f"normal: expected std >= 0, got {std}")
     like = mean if isinstance(mean, Tensor) else std
     if isinstance(like, Tensor):
         shape = np.broadcast_shapes(*(t.shape for t in (mean, std) if isinstance(t, Tensor)))

@@ -80,11 +80,11 @@ def operands(name: str, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _with_number(name: str, x: Tensor, number: Any) -> tuple[Tensor, Any]:
-    kind = x.array.dtype.kind
+    kind = x.array.dtype.kind  # complex ones come from the complex step of minigan.testing
     if isinstance(number, np.generic):
         number = number.item()
     if type(number) is builtins.float:
-        return (x, number) if kind == "f" else (x.to(_default), number)
+        return (x, number) if kind in "fc" else (x.to(_default), number)
     if type(number) is builtins.int:
         return (x, number) if kind != "b" else (x.to(int64), number)
     if type(number) is builtins.bool:

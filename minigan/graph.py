@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minigan.tensor import Tensor
 
 REGISTRY: dict[str, type[Op]] = {}
-_order = itertools.count()
+recording_order = itertools.count()  # numbers the nodes as they are made
 
 
 class Op:
@@ -85,7 +85,7 @@ class Node:
         self.parents = parents  # per input: the Node it came from, the leaf Tensor itself, or None
         self.needs = [parent is not None for parent in parents]
         self.shapes = [getattr(array, "shape", ()) for array in arrays]
-        self.order = next(_order)
+        self.order = next(recording_order)
         self.freed = False
         self.saved_output: Any = None
         self.hooks: dict[int, Callable] | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minigan.grad_mode import mode
-from minigan.graph import Op, apply, wrap
+from minigan.graph import Node, Op, Version, apply, wrap
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -30,7 +30,7 @@ class ViewAssign(Op):
 
         # A copy in x's memory order, so that the same steps give a view of it and not a copy.
         inverse = sorted(range(len(ctx.layout)), key=ctx.layout.__getitem__)
-        g_old = apply(Clone, gx.permute(ctx.layout), order="C").permute(inverse)
+        g_old = apply(Clone, gx.permute(ctx.layout), layout="C").permute(inverse)
         hole = follow(g_old, ctx.steps)
         g_new = hole.clone()
         assign(hole, 0.0, "the gradient of an in-place operation")
@@ -44,6 +44,20 @@ def follow(x: Tensor, steps: tuple) -> Tensor:
     return x
 
 
+def keep_saved(x: Tensor, new: Tensor, before: int) -> None:
+    """A copy of x's values for those nodes of `new`, recorded after `before`, that saved x: it is about to change."""
+    stack: list[Any] = [new.node]
+    copy = None
+    while stack:
+        node = stack.pop()
+        if type(node) is Node and node.order > before:
+            stack += node.parents
+            for i, record in enumerate(node.saved_inputs or ()):
+                if type(record) is tuple and record[0] is x.array:
+                    copy = copy or (x.B.xp.array(x.array), Version(), 0)
+                    node.saved_inputs[i] = copy
+
+
 def assign(x: Tensor, new: Any, by: str) -> Tensor:
     """Write `new`, broadcast to x's shape, over x; `by` says what did it."""
     from minigan.creation import as_operand
@@ -52,10 +66,16 @@ def assign(x: Tensor, new: Any, by: str) -> Tensor:
     value = as_operand(new, x)
     if value.array.shape != x.array.shape:
         value = _fit(broadcast_to, value, x, by)
-    recorded = mode.enabled and (x.requires_grad or value.requires_grad)
+    x._fresh()
+    root = x
+    while root.base is not None:
+        root = root.base
+    recorded = mode.enabled and (root.requires_grad or value.requires_grad)
     if recorded:
-        _refuse_leaf(x, by)
-    if not getattr(x.array.flags, "writeable", True):
+        _refuse_leaf(x, root, by)
+    array = x.array
+    expanded = array.size and any(step == 0 < size - 1 for step, size in zip(array.strides, array.shape, strict=True))
+    if expanded or not getattr(array.flags, "writeable", True):  # CuPy has no flag for it
         raise RuntimeError(
             f"{by}: this tensor is expanded or read-only, several of its values share memory; .clone() it"
         )
@@ -80,10 +100,7 @@ def _fit(broadcast_to: Any, value: Tensor, x: Tensor, by: str) -> Tensor:
         ) from error
 
 
-def _refuse_leaf(x: Tensor, by: str) -> None:
-    root = x
-    while root.base is not None:
-        root = root.base
+def _refuse_leaf(x: Tensor, root: Tensor, by: str) -> None:
     if root.node is None and root.requires_grad:
         what = "a leaf tensor" if root is x else "a view of a leaf tensor"
         raise RuntimeError(

@@ -20,6 +20,8 @@ _NAMES: dict[str, np.dtype] = {
 
 def legacy_array(data: tuple, dtype: np.dtype) -> np.ndarray:
     """The array meant by `FloatTensor(2, 3)` (sizes) or `FloatTensor([1, 2])` (values)."""
+    if not data:
+        return np.zeros(0, dtype)
     if len(data) == 1 and not isinstance(data[0], (int, np.integer)):
         values = data[0].tolist() if hasattr(data[0], "array") else data[0]
         if type(values) is not tuple or not all(isinstance(size, int) for size in values):
@@ -38,6 +40,9 @@ class TensorType:
     def __call__(self, *data: Any, device: Any = None) -> Any:
         B = get_backend(device or (self.where if self.where == "cuda" else None))
         return wrap(B.asarray(legacy_array(data, self.dtype)), B, None)
+
+    def __instancecheck__(self, x: Any) -> bool:
+        return hasattr(x, "array") and x.dtype == self.dtype and x.is_cuda == (self.where == "cuda")
 
     def __repr__(self) -> str:
         return f"<tensor type minigan.{self.__name__}>"

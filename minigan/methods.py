@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minigan.inplace import assign
+from minigan import fill
+from minigan.graph import recording_order
+from minigan.inplace import assign, keep_saved
 from minigan.ops import arithmetic, compare, index, linear, memory, piecewise, reduce, shape, smooth
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     name = f"{function.__name__}_"
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return assign(self, function(self, *args, **kwargs), name)
+        before = next(recording_order)
+        new = function(self, *args, **kwargs)
+        keep_saved(self, new, before)
+        return assign(self, new, name)
 
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"`{function.__name__}`, written over this tensor."
@@ -32,6 +37,15 @@ def _swapped(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def method(self: Tensor, other: Any) -> Tensor:
         return function(other, self)
+
+    return method
+
+
+def _unless_none(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """The comparison, left to Python where the other side is None: `x == None` is False."""
+
+    def method(self: Tensor, other: Any) -> Any:
+        return NotImplemented if other is None else function(self, other)
 
     return method
 
@@ -204,6 +218,15 @@ class Methods:
     triu_ = _in_place(index.triu)
     trunc_ = _in_place(piecewise.trunc)
 
+    # fill: over the whole tensor
+    copy_ = fill.copy_
+    fill_ = fill.fill_
+    zero_ = fill.zero_
+    normal_ = fill.normal_
+    uniform_ = fill.uniform_
+    bernoulli_ = fill.bernoulli_
+    random_ = fill.random_
+
     # Python's operators
     __add__ = arithmetic.add
     __sub__ = arithmetic.sub
@@ -228,10 +251,14 @@ class Methods:
     __imod__ = remainder_
     __ipow__ = pow_
     __neg__ = arithmetic.neg
+
+    def __pos__(self: Any) -> Any:
+        return self
+
     __abs__ = piecewise.abs
     __getitem__ = index.getitem
-    __eq__ = compare.eq
-    __ne__ = compare.ne
+    __eq__ = _unless_none(compare.eq)
+    __ne__ = _unless_none(compare.ne)
     __lt__ = compare.lt
     __le__ = compare.le
     __gt__ = compare.gt

@@ -396,10 +396,10 @@ class Tensor(Methods):
     # Making new ones like this ------------------------------------------------------------------------
 
     def new_tensor(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
-        """A tensor of the data on this one's device, with its own dtype unless it is a plain list of floats."""
+        """A tensor of the data, on this one's device and in its dtype unless others are named."""
         from minigan.creation import tensor
 
-        return tensor(data, dtype=dtype, device=device or self.device, requires_grad=requires_grad)
+        return tensor(data, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
 
     def _new(self, fill: str, size: tuple, args: tuple, kwargs: dict) -> Tensor:
         B = get_backend(kwargs.get("device") or self.device)
@@ -422,58 +422,8 @@ class Tensor(Methods):
         """One value of this dtype, on this device."""
         return self._new("full", (size,), (fill_value,), kwargs)
 
-    # In place -----------------------------------------------------------------------------------------
-
     def __setitem__(self, where: Any, value: Any) -> None:
         index.setitem(self, where, value)
-
-    def copy_(self, source: Any, non_blocking: Any = False) -> Tensor:
-        """The values of another tensor, of any dtype or device, written over this one."""
-        if isinstance(source, Tensor):
-            source = source.to(self.device, self.dtype)
-        return self._assign(source, "copy_")
-
-    def fill_(self, value: Any) -> Tensor:
-        """One value everywhere."""
-        return self._assign(value, "fill_")
-
-    def zero_(self) -> Tensor:
-        """0 everywhere."""
-        return self._assign(0, "zero_")
-
-    def _random(self, draw: str, generator: Any, change: Callable[[np.ndarray], np.ndarray], by: str) -> Tensor:
-        from minigan import random
-
-        numbers = getattr(generator or random.default_generator, draw)(self.shape, self.dtype)
-        return self._assign(wrap(self.B.asarray(change(numbers)), self.B, None), by)
-
-    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Tensor:
-        """Normal numbers everywhere."""
-        return self._random(
-            "normal", generator, lambda n: n * np.asarray(std, n.dtype) + np.asarray(mean, n.dtype), "normal_"
-        )
-
-    def uniform_(self, a: Any = 0.0, b: Any = 1.0, *, generator: Any = None) -> Tensor:
-        """Uniform numbers in [a, b) everywhere."""
-        return self._random(
-            "uniform",
-            generator,
-            lambda u: u * np.asarray(b - a, u.dtype) + np.asarray(a, u.dtype),
-            "uniform_",
-        )
-
-    def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
-        """1 with probability p, else 0, everywhere."""
-        return self._random("uniform", generator, lambda u: (u < p).astype(u.dtype), "bernoulli_")
-
-    def random_(self, low: Any = 0, high: Any = None, *, generator: Any = None) -> Tensor:
-        """Integers in [low, high) everywhere (in [0, low) if only that is given)."""
-        from minigan import random
-
-        low, high = (0, low) if high is None and low else (low, high)
-        high = high if high is not None else (2**24 if self.dtype.kind == "f" else int(np.iinfo(self.dtype).max))
-        numbers = (generator or random.default_generator).integers(low, high, self.shape)
-        return self._assign(wrap(self.B.asarray(numbers), self.B, None).to(self.dtype), "random_")
 
     @property
     def T(self) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 import minigan as mg
 from minigan.graph import REGISTRY, Node, Op, apply
-from minigan.testing import live_nodes
+from minigan.testing import check_no_leaks
 
 
 def values(tensor):
@@ -250,14 +250,13 @@ def test_saved_values_are_freed_as_the_sweep_goes():
 
 
 def test_nothing_waits_for_the_garbage_collector():
-    before = len(live_nodes())
     x = leaf(1.0, 2.0)
-    for _ in range(20):
-        y = (x * x).sum()
-        (g,) = mg.autograd.grad(y, x, create_graph=True)
+
+    def step():
+        (g,) = mg.autograd.grad((x * x).sum(), x, create_graph=True)
         (g * g).sum().backward()
-        del y, g
-    assert len(live_nodes()) == before
+
+    check_no_leaks(step, repeat=20)
 
 
 def test_gradients_do_not_share_memory():

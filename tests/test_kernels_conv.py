@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from minigan.kernels.cpu.conv import conv, conv_transpose, conv_weight_grad
 from minigan.kernels.geometry import ConvGeometry
 

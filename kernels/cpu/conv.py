@@ -135,8 +135,7 @@ def _sizes(
             raise ValueError(f"{op}: {name} has shape {array.shape}, expected {expected[name]}, for {g}")
     if channels % g.groups or filters % g.groups:
         raise ValueError(
-            f"{op}: {channels} and {filters} channels do not divide into {g.groups} groups; "
-            "give multiples of groups"
+            f"{op}: {channels} and {filters} channels do not divide into {g.groups} groups; give multiples of groups"
         )
     if len({array.dtype for array in arrays.values()}) > 1:
         given = " and ".join(f"{name} {array.dtype}" for name, array in arrays.items())
@@ -272,9 +271,7 @@ def _add_columns(columns: Array, image: Array, span: slice, g: ConvGeometry) -> 
         # By default NumPy copies strided operands with runs this short through its buffers.
         np.setbufsize(1024)
         for tap in product(*map(range, g.kernel)):
-            small, big = zip(
-                *(_overlap(axis, tap[axis], spans[axis], g) for axis in range(g.ndim)), strict=True
-            )
+            small, big = zip(*(_overlap(axis, tap[axis], spans[axis], g) for axis in range(g.ndim)), strict=True)
             place = target[(..., *big)]
             np.add(place, columns[(*tap, ..., *small)], out=place)
 

@@ -1,19 +1,21 @@
 """Module: a tree of parameters, buffers and submodules with a `forward`.
 
-The containers that hold modules are in `containers.py`, the layers in `modules/`.
+How attributes are kept is in `attributes.py`; containers are in `containers.py`, layers in `modules/`.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from minigan import dtypes
 from minigan.creation import as_tensor
 from minigan.grad_mode import mode, no_grad
 from minigan.graph import RemovableHandle
+from minigan.nn.attributes import Attributes
+from minigan.nn.hooks import BackwardWatch
 from minigan.nn.parameter import Parameter
 from minigan.tensor import Tensor
 
@@ -27,7 +29,7 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-class Module:
+class Module(Attributes):
     """The base of every layer and network: assign Parameters and Modules to attributes, write `forward`.
 
     >>> import minigan as mg
@@ -44,20 +46,7 @@ class Module:
     {'weight': tensor([2.])}
     """
 
-    training: bool
-
-    def __init__(self) -> None:
-        self.__dict__.update(
-            training=True,
-            _parameters={},
-            _buffers={},
-            _modules={},
-            _transient=set(),  # names of the buffers that state_dict leaves out
-            _computed={},  # attributes made anew on every access, from this module: name -> function of it
-            _forward_pre_hooks={},
-            _forward_hooks={},
-            _backward_hooks={},
-        )
+    _optional: tuple[str, ...] = ()  # names that a loaded state dict may lack, because older files do
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes; every subclass writes its own."""
@@ -71,104 +60,6 @@ class Module:
         except Exception as error:
             _locate(self, error)
             raise
-
-    # Attributes ---------------------------------------------------------------------------------------
-
-    def __getattr__(self, name: str) -> Any:
-        state = self.__dict__
-        if "_parameters" in state:
-            for table in (state["_parameters"], state["_buffers"], state["_modules"]):
-                if name in table:
-                    return table[name]
-            if name in state["_computed"]:
-                return state["_computed"][name](self)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        state = self.__dict__
-        if isinstance(value, Parameter):
-            self._put("_parameters", name, value)
-        elif isinstance(value, Module):
-            self._put("_modules", name, value)
-        elif "_parameters" in state and name in state["_computed"]:
-            raise self._is_computed(name)
-        elif "_parameters" in state and name in state["_parameters"]:
-            self._put_none("_parameters", name, value, "a Parameter")
-        elif "_modules" in state and name in state["_modules"]:
-            self._put_none("_modules", name, value, "a Module")
-        elif "_buffers" in state and name in state["_buffers"]:
-            if value is not None and not isinstance(value, Tensor):
-                raise TypeError(f"{type(self).__name__}.{name} is a buffer: expected a Tensor or None, got {value!r}")
-            state["_buffers"][name] = value
-        else:
-            object.__setattr__(self, name, value)
-
-    def _put(self, table: str, name: str, value: Any) -> None:
-        """Enter `name` in one table, and take it out of all others."""
-        state = self.__dict__
-        if table not in state:
-            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
-        if name in state["_computed"]:
-            raise self._is_computed(name)
-        for other in (state, state["_parameters"], state["_buffers"], state["_modules"]):
-            if other is not state[table]:
-                other.pop(name, None)
-        state["_transient"].discard(name)
-        state[table][name] = value
-
-    def _put_none(self, table: str, name: str, value: Any, expected: str) -> None:
-        if value is not None:
-            raise TypeError(
-                f"{type(self).__name__}.{name}: expected {expected} or None, got {type(value).__name__}; to change "
-                f"the kind of attribute, del it first"
-            )
-        self.__dict__[table][name] = None
-
-    def _is_computed(self, name: str) -> RuntimeError:
-        return RuntimeError(
-            f"{type(self).__name__}.{name} is computed from other parameters and cannot be assigned; assign those "
-            "(see named_parameters()), or remove the parametrization first"
-        )
-
-    def __delattr__(self, name: str) -> None:
-        for table in (self._parameters, self._buffers, self._modules):
-            if name in table:
-                del table[name]
-                self._transient.discard(name)
-                return
-        object.__delattr__(self, name)
-
-    def __dir__(self) -> list[str]:
-        tables = (self._parameters, self._buffers, self._modules, self._computed)
-        return sorted({*super().__dir__(), *(name for table in tables for name in table)})
-
-    def _check_new(self, what: str, name: str, value: Any, kind: type) -> None:
-        if not isinstance(name, str) or not name or "." in name:
-            raise KeyError(f"{what} name {name!r}: expected a non-empty string without dots")
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{what} {name!r}: expected a {kind.__name__} or None, got {type(value).__name__}")
-        tables = (self._parameters, self._buffers, self._modules)
-        if hasattr(self, name) and not any(name in table for table in tables):
-            raise KeyError(f"{what} {name!r}: {type(self).__name__} already has an attribute of this name")
-
-    def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Add a parameter under a name; None reserves the name."""
-        self._check_new("parameter", name, param, Parameter)
-        self._put("_parameters", name, param)
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that is state but not trained; a non-persistent one is left out of `state_dict`."""
-        self._check_new("buffer", name, tensor, Tensor)
-        self._put("_buffers", name, tensor)
-        if not persistent:
-            self._transient.add(name)
-
-    def add_module(self, name: str, module: Module | None) -> None:
-        """Add a submodule under a name."""
-        self._check_new("module", name, module, Module)
-        self._put("_modules", name, module)
-
-    register_module = add_module
 
     # Walking the tree ---------------------------------------------------------------------------------
 
@@ -328,15 +219,15 @@ class Module:
 
     def float(self) -> Self:
         """Convert floating parameters and buffers to float32."""
-        return self.to(np.dtype("float32"))
+        return self.to(dtypes.float32)
 
     def double(self) -> Self:
         """Convert floating parameters and buffers to float64."""
-        return self.to(np.dtype("float64"))
+        return self.to(dtypes.float64)
 
     def half(self) -> Self:
         """Convert floating parameters and buffers to float16."""
-        return self.to(np.dtype("float16"))
+        return self.to(dtypes.float16)
 
     # State --------------------------------------------------------------------------------------------
 
@@ -359,7 +250,9 @@ class Module:
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict: expected a dict of tensors, got {type(state_dict).__name__}")
         own = self.state_dict()
-        missing = [key for key in own if key not in state_dict]
+        walk = self.named_modules(remove_duplicate=False)
+        optional = {_join(path, name) for path, module in walk for name in module._optional}
+        missing = [key for key in own if key not in state_dict and key not in optional]
         unexpected = [key for key in state_dict if key not in own]
         values, problems = _matching(own, state_dict)
         if strict:
@@ -367,8 +260,9 @@ class Module:
             problems += [f"unexpected key {key!r}{_near(key, missing, i)}" for i, key in enumerate(unexpected)]
         if problems:
             raise RuntimeError(f"load_state_dict for {type(self).__name__}:\n    " + "\n    ".join(problems))
-        for key, value in values.items():
-            own[key].copy_(value)
+        with no_grad():
+            for key, value in values.items():
+                own[key].copy_(value)
         return IncompatibleKeys(missing, unexpected)
 
     # Hooks --------------------------------------------------------------------------------------------
@@ -393,7 +287,7 @@ class Module:
             changed = hook(self, args)
             if changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        watch = _BackwardWatch(self) if self._backward_hooks and mode.enabled else None
+        watch = BackwardWatch(self) if self._backward_hooks and mode.enabled else None
         args = args if watch is None else watch.enter(args)
         out = self.forward(*args, **kwargs)
         for hook in list(self._forward_hooks.values()):
@@ -429,63 +323,6 @@ class Module:
         )
 
 
-class _BackwardWatch:
-    """Brings the gradients of one call to its module's full backward hooks."""
-
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.place: int | None = None  # of the argument that requires gradients
-        self.count = 0
-        self.grad_output: tuple[Any, ...] = (None,)
-
-    def enter(self, args: tuple) -> tuple:
-        """The arguments, the differentiable one seen through a view that is this call's alone."""
-        self.count = len(args)
-        places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.requires_grad]
-        if len(places) > 1:
-            raise RuntimeError(
-                "full backward hooks need a module with one tensor that requires gradients in, and one tensor out; "
-                f"{type(self.module).__name__} got {len(places)}: use Tensor.register_hook instead"
-            )
-        if not places:
-            return args
-        self.place = places[0]
-        x = args[self.place].view_as(args[self.place])
-        x.register_hook(self._at_input)
-        return args[: self.place] + (x,) + args[self.place + 1 :]
-
-    def leave(self, out: Any) -> Any:
-        """The output, seen through a view as well."""
-        if not isinstance(out, Tensor):
-            raise RuntimeError(
-                "full backward hooks need a module with one tensor out; "
-                f"{type(self.module).__name__} returned {type(out).__name__}: use Tensor.register_hook instead"
-            )
-        if out.requires_grad:
-            out = out.view_as(out)
-            out.register_hook(self._at_output)
-        return out
-
-    def _at_output(self, gy: Tensor) -> None:
-        if self.place is None:
-            self._call((None,) * self.count, (gy,))
-        else:
-            self.grad_output = (gy,)
-
-    def _at_input(self, gx: Tensor) -> Tensor:
-        before = [None] * self.place  # type: ignore[operator]  # set by `enter`
-        grad_input = (*before, gx, *[None] * (self.count - len(before) - 1))
-        grad_output, self.grad_output = self.grad_output, (None,)
-        return self._call(grad_input, grad_output)[len(before)]
-
-    def _call(self, grad_input: tuple, grad_output: tuple) -> tuple:
-        for hook in list(self.module._backward_hooks.values()):
-            changed = hook(self.module, grad_input, grad_output)
-            if changed is not None:
-                grad_input = changed if isinstance(changed, tuple) else (changed,)
-        return grad_input
-
-
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
@@ -507,6 +344,8 @@ def _matching(own: dict[str, Tensor], given: Mapping[str, Any]) -> tuple[dict[st
 
 
 def _near(key: str, missing: list[str], position: int) -> str:
+    import difflib  # slow to import, and for this error only
+
     near = difflib.get_close_matches(key, missing, 1) if position < _SUGGESTIONS else []
     return f" (did you mean {near[0]!r}?)" if near else ""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigan import dtypes
 from minigan.dtypes import operands
-from minigan.graph import Op, apply
+from minigan.graph import Op, apply, wrap
 from minigan.ops.memory import zeros_like
 from minigan.ops.piecewise import Step, where
 from minigan.ops.shape import sum_to
@@ -154,14 +154,24 @@ def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Tensor:
         raise RuntimeError(f"div: got rounding_mode {rounding_mode!r}, expected None, 'floor' or 'trunc'")
     x, y = operands("div", x, y)
     kinds = [t.dtype for t in (x, y) if hasattr(t, "array")]
-    if all(kind.kind != "f" for kind in kinds):
-        whole = kinds[0] if rounding_mode else None
-        exact = dtypes.float64 if rounding_mode else dtypes.get_default_dtype()
-        x, y = (t.to(exact) if hasattr(t, "array") else t for t in (x, y))
-        quotient = apply(Div, x, y)
-        return _rounded(rounding_mode, quotient).to(whole) if rounding_mode else quotient
+    if all(kind.kind not in "fc" for kind in kinds):
+        if rounding_mode:
+            return _whole_quotient(x, y, rounding_mode)
+        x, y = (t.to(dtypes.get_default_dtype()) if hasattr(t, "array") else t for t in (x, y))
     quotient = apply(Div, x, y)
     return _rounded(rounding_mode, quotient) if rounding_mode else quotient
+
+
+def _whole_quotient(x: Operand, y: Operand, rounding_mode: str) -> Tensor:
+    """Of integers, exact where a float would not be."""
+    B = x.B if hasattr(x, "array") else y.B
+    x, y = (getattr(t, "array", t) for t in (x, y))
+    if bool(B.xp.any(B.xp.asarray(y == 0))):
+        raise RuntimeError("div: an integer was divided by 0; convert to a floating dtype to get infinities")
+    quotient = B.xp.asarray(B.xp.floor_divide(x, y))
+    if rounding_mode == "trunc":  # one more where the quotient is negative and not whole
+        quotient = quotient + ((quotient < 0) & (quotient * y != x)).astype(quotient.dtype)
+    return wrap(quotient, B, None)
 
 
 def floor_divide(x: Operand, y: Operand) -> Tensor:

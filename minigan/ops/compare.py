@@ -22,9 +22,9 @@ def _compare(name: str, symbol: str) -> Any:
         arrays = [getattr(t, "array", t) for t in (x, y)]
         try:
             return wrap(first.B.xp.asarray(getattr(first.B.xp, symbol)(*arrays)), first.B, None)
-        except ValueError as error:
-            shapes = " and ".join(str(getattr(a, "shape", ())) for a in arrays)
-            raise RuntimeError(f"{name} of shapes {shapes}: {error}") from error
+        except (ValueError, TypeError) as error:
+            what = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
+            raise RuntimeError(f"{name} of {what}, dtype {first.dtype}: {error}") from error
 
     compare.__name__ = compare.__qualname__ = name
     compare.__doc__ = f"Elementwise {symbol.replace('_', ' ')}, as a bool tensor"

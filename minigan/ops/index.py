@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigan.graph import Op, apply, wrap
+from minigan.ops.piecewise import masked_fill
 from minigan.ops.shape import axis, broadcast_to, sum_to
 
 if TYPE_CHECKING:
@@ -101,23 +102,42 @@ class PutAt(Op):
         return (gx, gv, *(None for _ in rows))
 
 
+def _is_mask(part: Any) -> bool:
+    return part.array.dtype.kind == "b" or part.array.dtype == np.uint8  # the latter in older scripts
+
+
+def _axes_used(part: Any) -> int:
+    if part is None or part is ...:
+        return 0
+    return part.ndim if hasattr(part, "array") and _is_mask(part) else 1
+
+
 def _parse(x: Tensor, index: Any) -> tuple[tuple, list[Tensor]]:
     """The pattern of an index, and the integer tensors that go into it."""
+    from minigan.creation import tensor
+
     pattern: list[Any] = []
     arrays: list[Tensor] = []
-    for part in index if isinstance(index, tuple) else (index,):
+    parts = list(index) if isinstance(index, tuple) else [index]
+    for i, part in enumerate(parts):
         if isinstance(part, (list, np.ndarray)):
-            part = x.new_tensor(part)
+            parts[i] = tensor(part, dtype=None if len(part) else np.int64, device=x.device)
+    for i, part in enumerate(parts):
         if hasattr(part, "array"):  # a Tensor
-            if part.array.dtype.kind == "b":
-                at = len(pattern) - sum(p is None for p in pattern)
-                if ... not in pattern and part.array.shape != x.array.shape[at : at + part.ndim]:
+            if _is_mask(part):
+                at = sum(_axes_used(p) for p in parts[:i])
+                if any(p is ... for p in parts[:i]):
+                    at = x.ndim - sum(_axes_used(p) for p in parts[i:])
+                if part.array.shape != x.array.shape[at : at + part.ndim]:
                     raise IndexError(
                         f"the shape of the mask {tuple(part.shape)} does not match the indexed tensor's "
                         f"{tuple(x.shape[at : at + part.ndim])} at axis {at}"
                     )
                 places = part.nonzero(as_tuple=True)
             elif part.array.dtype.kind in "iu":
+                if part.ndim == 0:
+                    pattern.append(int(part.item()))
+                    continue
                 places = (part,)
             else:
                 raise IndexError(f"tensors used as indices must be integer or bool, got {part.dtype}")
@@ -146,9 +166,26 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     pattern, arrays = _parse(x, index)
     _check_range(x, pattern)
     if arrays:
+        x, pattern = _integers_first(x, pattern)
         return apply(Take, x, *arrays, pattern=pattern)
     # Without `...` a full set of integers would give a scalar, which shares no memory
     return apply(Slice, x, pattern=pattern if ... in pattern else (*pattern, ...))
+
+
+def _integers_first(x: Tensor, pattern: tuple) -> tuple[Tensor, tuple]:
+    """x with the pattern's integers applied, and the rest of it.
+
+    NumPy would count the integers among the arrays, and arrays with `...` between them as apart even if it
+    stands for no axis.
+    """
+    if ... in pattern:
+        at = pattern.index(...)
+        free = x.ndim - sum(part is not None and part is not ... for part in pattern)
+        pattern = pattern[:at] + (slice(None),) * free + pattern[at + 1 :]
+    if not any(isinstance(part, int) for part in pattern):
+        return x, pattern
+    integers = [part if isinstance(part, int) else slice(None) for part in pattern if part is not None]
+    return x[tuple(integers)], tuple(part for part in pattern if not isinstance(part, int))
 
 
 def _check_range(x: Tensor, pattern: tuple) -> None:
@@ -168,15 +205,20 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     pattern, arrays = _parse(x, index)
     _check_range(x, pattern)
     if not arrays:
+        if hasattr(value, "array"):
+            value = value.to(x.dtype)
         getitem(x, index)._assign(value, "indexed assignment")
         return
     if hasattr(value, "array"):
         value = value.to(x.dtype)
+    x, pattern = _integers_first(x, pattern)
     x._assign(apply(PutAt, x, value, *arrays, pattern=pattern), "indexed assignment")
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """The entries of an axis named by a vector of integers."""
+    if index.ndim > 1:
+        raise IndexError(f"index_select: expected a vector of integers, got an index of shape {tuple(index.shape)}")
     return x[(slice(None),) * axis(dim, x.ndim, "index_select") + (index,)]
 
 
@@ -253,10 +295,12 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 
 
 def _triangle(x: Tensor, keep: Any) -> Tensor:
+    if x.ndim < 2:
+        raise RuntimeError(f"tril, triu: expected at least 2 axes, got shape {tuple(x.shape)}")
     xp = x.B.xp
     rows, columns = x.shape[-2:]
     mask = keep(xp.arange(rows).reshape(rows, 1), xp.arange(columns).reshape(1, columns))
-    return x * wrap(mask, x.B, None)
+    return masked_fill(x, wrap(~mask, x.B, None), 0)
 
 
 def diagonal(x: Tensor, dim1: int = 0, dim2: int = 1) -> Tensor:

@@ -56,6 +56,8 @@ class Linear(Op):
 
 def check_same_dtype(name: str, *tensors: Tensor | None) -> None:
     """Raise unless all have one floating dtype."""
+    if not all(t is None or hasattr(t, "array") for t in tensors):
+        raise TypeError(f"{name}: expected Tensors, got {', '.join(type(t).__name__ for t in tensors)}")
     kinds = [t.array.dtype for t in tensors if t is not None]
     if any(kind != kinds[0] for kind in kinds):
         raise RuntimeError(
@@ -116,6 +118,8 @@ def bmm(x: Tensor, y: Tensor) -> Tensor:
 
 def mv(x: Tensor, y: Tensor) -> Tensor:
     """The product of a matrix and a vector."""
+    if x.ndim != 2 or y.ndim != 1:
+        raise RuntimeError(f"mv: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected a matrix and a vector")
     return matmul(x, y)
 
 
@@ -126,6 +130,8 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 def outer(x: Tensor, y: Tensor) -> Tensor:
     """z[i, j] = x[i]·y[j]"""
+    if x.ndim != 1 or y.ndim != 1:
+        raise RuntimeError(f"outer: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected two vectors")
     return reshape(x, -1, 1) * reshape(y, 1, -1)
 
 

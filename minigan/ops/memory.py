@@ -27,11 +27,11 @@ class Cast(Op):
 
 
 class Clone(Op):
-    """A copy in memory of its own; `order` "K" keeps the memory order, "C" makes it C-contiguous"""
+    """A copy in memory of its own; `layout` "K" keeps the memory order, "C" makes it C-contiguous"""
 
     @staticmethod
-    def forward(ctx, B, x, *, order):
-        return B.xp.array(x, order=order)
+    def forward(ctx, B, x, *, layout):
+        return B.xp.array(x, order=layout)
 
     @staticmethod
     def vjp(ctx, gy):
@@ -65,7 +65,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
 
 def clone(x: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy in memory of its own; gradients flow through"""
-    return apply(Clone, x, order="K")
+    return apply(Clone, x, layout="K")
 
 
 def contiguous(x: Tensor, *, memory_format: Any = None) -> Tensor:
@@ -75,7 +75,7 @@ def contiguous(x: Tensor, *, memory_format: Any = None) -> Tensor:
     """
     if x.array.flags.c_contiguous or str(memory_format) == "channels_last":
         return x
-    return apply(Clone, x, order="C")
+    return apply(Clone, x, layout="C")
 
 
 def move(x: Tensor, target: Backend) -> Tensor:
@@ -94,4 +94,4 @@ def zeros_like(x: Tensor) -> Tensor:
 
 def as_floating(x: Tensor) -> Tensor:
     """Integers and booleans in the default floating dtype."""
-    return x if x.array.dtype.kind == "f" else x.to(dtypes.get_default_dtype())
+    return x if x.array.dtype.kind in "fc" else x.to(dtypes.get_default_dtype())

@@ -43,7 +43,7 @@ class LeakyRelu(Op):
 
     @staticmethod
     def vjp(ctx, gy):
-        return gy * where(ctx.output.detach() > 0, 1.0, ctx.slope)
+        return where(ctx.output.detach() > 0, gy, gy * ctx.slope)
 
     @staticmethod
     def vjp_fast(ctx, B, gy):
@@ -68,7 +68,7 @@ class LeakyReluFromInput(Op):
 
     @staticmethod
     def vjp(ctx, gy):
-        return gy * where(ctx.inputs[0].detach() > 0, 1.0, ctx.slope)
+        return where(ctx.inputs[0].detach() > 0, gy, gy * ctx.slope)
 
 
 class Clamp(Op):
@@ -179,8 +179,8 @@ def clamp(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> 
     if min is None and max is None:
         raise RuntimeError("clamp: at least one of 'min' or 'max' must not be None")
     if hasattr(min, "array") or hasattr(max, "array"):
-        low = x if min is None else maximum(x, min)
-        return low if max is None else minimum(low, max)
+        low = x if min is None else where(x < min, min, x)
+        return low if max is None else where(low > max, max, low)
     if x.array.dtype.kind != "f" and any(isinstance(limit, float) for limit in (min, max)):
         x = as_floating(x)
     return apply(Clamp, x, low=min, high=max)
@@ -203,7 +203,7 @@ def ceil(x: Tensor) -> Tensor:
 
 def round(x: Tensor) -> Tensor:
     """The nearest integer, halves to even"""
-    return apply(Step, x, function="rint")
+    return apply(Step, x, function="rint") if x.array.dtype.kind == "f" else x.clone()
 
 
 def trunc(x: Tensor) -> Tensor:
@@ -230,7 +230,8 @@ def where(condition: Tensor, x: Operand = None, y: Operand = None) -> Any:
     if hasattr(x, "array") or hasattr(y, "array"):
         x, y = operands("where", x, y)
     else:
-        dtype = dtypes.get_default_dtype() if isinstance(x, float) or isinstance(y, float) else dtypes.int64
+        kind = type(x + y) if type(x) is not type(y) else type(x)
+        dtype = {float: dtypes.get_default_dtype(), bool: dtypes.bool}.get(kind, dtypes.int64)
         x = wrap(condition.B.xp.asarray(x, dtype=dtype), condition.B, None)
     return apply(Where, condition, x, y)
 

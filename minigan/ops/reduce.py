@@ -15,7 +15,7 @@ from minigan.ops.index import gather
 from minigan.ops.piecewise import abs as absolute
 from minigan.ops.piecewise import where
 from minigan.ops.shape import axis, broadcast_to, cat, flatten, flip, reshape
-from minigan.ops.smooth import exp, log, sqrt, square
+from minigan.ops.smooth import exp, log, square
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -106,6 +106,13 @@ def _counted(x: Tensor) -> Tensor:
     return x.to(dtypes.int64) if x.array.dtype.kind in "biu" else x
 
 
+def _floats_only(name: str, x: Tensor, dtype: Any = None) -> Tensor:
+    x = x if dtype is None else x.to(dtype)
+    if x.array.dtype.kind not in "fc":
+        raise RuntimeError(f"{name}: expected a floating dtype, got {x.dtype}; convert with .float()")
+    return x
+
+
 def sum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Σ x over the axes of `dim`, or all."""
     x = _counted(x) if dtype is None else x.to(dtype)
@@ -114,9 +121,7 @@ def sum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None)
 
 def mean(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The average over the axes of `dim`, or all."""
-    x = x if dtype is None else x.to(dtype)
-    if x.array.dtype.kind != "f":
-        raise RuntimeError(f"mean: expected a floating dtype, got {x.dtype}; convert with .float()")
+    x = _floats_only("mean", x, dtype)
     over = axes(dim, x.ndim, "mean")
     count = math.prod(x.array.shape[d] for d in over)
     total = apply(Sum, x, axes=over, keepdim=keepdim)
@@ -132,11 +137,8 @@ def var(
     correction: float | None = None,
 ) -> Tensor:
     """Σ(x - mean)² / (n - correction); the correction is 1 unless `unbiased` is False."""
-    less = (1 if unbiased else 0) if correction is None else correction
-    over = axes(dim, x.ndim, "var")
-    count = math.prod(x.array.shape[d] for d in over) - less
-    total = apply(Sum, square(x - mean(x, over or None, keepdim=True)), axes=over, keepdim=keepdim)
-    return total * (1.0 / count if count > 0 else math.nan)
+    centred, over, scale = _centred("var", x, dim, unbiased, correction)
+    return apply(Sum, square(centred), axes=over, keepdim=keepdim) * scale
 
 
 def std(
@@ -147,8 +149,19 @@ def std(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    """√var"""
-    return sqrt(var(x, dim, unbiased, keepdim, correction=correction))
+    """√var; its slope is taken as 0 where it is 0"""
+    centred, over, scale = _centred("std", x, dim, unbiased, correction)
+    return apply(Norm2, centred, axes=over, keepdim=keepdim) * math.sqrt(scale)
+
+
+def _centred(name: str, x: Tensor, dim: Any, unbiased: bool, correction: float | None) -> tuple[Tensor, Any, float]:
+    """x - mean, the axes it was taken over, and 1 / (n - correction)."""
+    if isinstance(dim, bool):  # var(False) means unbiased=False
+        dim, unbiased = None, dim
+    less = (1 if unbiased else 0) if correction is None else correction
+    over = axes(dim, x.ndim, name)
+    count = math.prod(x.array.shape[d] for d in over) - less
+    return x - mean(x, over or None, keepdim=True), over, 1.0 / count if count > 0 else math.nan
 
 
 def amax(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
@@ -239,7 +252,8 @@ def logsumexp(x: Tensor, dim: Dim, keepdim: bool = False) -> Tensor:
 
 
 def norm(x: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """(Σ|x|ᵖ)^(1/p) over the axes of `dim`, or all; the slope is 0 where a 2-norm is 0."""
+    """(Σ|x|ᵖ)^(1/p) over the axes of `dim`, or all; the slope is 0 where a norm is 0."""
+    x = _floats_only("norm", x)
     over = axes(dim, x.ndim, "norm")
     if p in (2, "fro"):
         return apply(Norm2, x, axes=over, keepdim=keepdim)
@@ -253,7 +267,8 @@ def norm(x: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False) -> Tenso
         return sum((x != 0).to(x.dtype), over, keepdim)
     if isinstance(p, str):
         raise RuntimeError(f"norm: got p {p!r}, expected a number, 'fro' or 'inf'")
-    return sum(absolute(x) ** p, over, keepdim) ** (1 / p)
+    total = sum(absolute(x) ** p, over, keepdim)
+    return where(total == 0, 0.0, where(total == 0, 1.0, total) ** (1 / p))
 
 
 # Order ------------------------------------------------------------------------------------------------
@@ -271,9 +286,9 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = F
     if x.ndim == 0:
         return wrap(x.B.xp.zeros((), np.int64), x.B, None)
     if not descending:
-        return wrap(x.B.xp.argsort(x.array, axis=along, stable=True), x.B, None)
+        return wrap(x.B.xp.argsort(x.array, axis=along, kind="stable"), x.B, None)
     size = x.array.shape[along]
-    reverse = x.B.xp.argsort(x.B.xp.flip(x.array, along), axis=along, stable=True)
+    reverse = x.B.xp.argsort(x.B.xp.flip(x.array, along), axis=along, kind="stable")
     return wrap(size - 1 - x.B.xp.flip(reverse, along), x.B, None)
 
 
@@ -327,6 +342,8 @@ class Softmax(Op):
 class LogSoftmax(Op):
     """y = x - log Σeˣ along an axis; gx = gy - eʸ·Σ gy"""
 
+    quiet = True
+
     @staticmethod
     def forward(ctx, B, x, *, dim):
         ctx.save_output()
@@ -340,11 +357,11 @@ class LogSoftmax(Op):
 
 def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """eˣ / Σeˣ along an axis."""
-    x = x if dtype is None else x.to(dtype)
+    x = _floats_only("softmax", x, dtype)
     return apply(Softmax, x, dim=axis(dim, x.ndim, "softmax")) if x.ndim else exp(x - x)
 
 
 def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """log softmax, exact for very unequal x."""
-    x = x if dtype is None else x.to(dtype)
+    x = _floats_only("log_softmax", x, dtype)
     return apply(LogSoftmax, x, dim=axis(dim, x.ndim, "log_softmax")) if x.ndim else x - x

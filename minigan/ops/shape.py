@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigan.dtypes import result_dtype
 from minigan.graph import Op, apply
+from minigan.ops.border import Border
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -205,6 +206,8 @@ def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[
     """Axes moved to new places, the others in their old order."""
     sources = [source] if isinstance(source, int) else list(source)
     targets = [destination] if isinstance(destination, int) else list(destination)
+    if len(sources) != len(targets):
+        raise RuntimeError(f"movedim: got {len(sources)} sources and {len(targets)} destinations, expected as many")
     sources = [axis(d, x.ndim, "movedim") for d in sources]
     targets = [axis(d, x.ndim, "movedim") for d in targets]
     order = [d for d in range(x.ndim) if d not in sources]
@@ -279,6 +282,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     parts = list(tensors)
     if not parts:
         raise RuntimeError("cat: expected a non-empty list of tensors")
+    if any(part.ndim == 0 for part in parts):
+        raise RuntimeError("cat: 0-d tensors cannot be joined; use stack")
     # PyTorch's old rule: a 1-d tensor with no values is skipped whatever the others' shape
     parts = [p for p in parts if p.array.shape != (0,)] or parts[:1]
     dim = axis(dim, parts[0].ndim, "cat")
@@ -295,7 +300,12 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` entries along an axis, from `start` on."""
-    return x[(slice(None),) * axis(dim, x.ndim, "narrow") + (slice(start, start + length),)]
+    dim = axis(dim, x.ndim, "narrow")
+    size = x.array.shape[dim]
+    first = start + size if start < 0 else start
+    if not 0 <= first <= first + length <= size:
+        raise RuntimeError(f"narrow: start {start} and length {length} exceed the size {size} of axis {dim}")
+    return x[(slice(None),) * dim + (slice(first, first + length),)]
 
 
 def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -374,30 +384,29 @@ class Pad(Op):
         return gy[tuple(slice(b, b + size) for (b, _), size in zip(ctx.widths, ctx.shapes[0], strict=True))]
 
 
-def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """A border around the last axes: `pad` is (before, after) of the last axis, then of the one before it, …
 
-    Modes: constant (negative widths crop), reflect, replicate, circular.
+    Modes: constant, reflect, replicate, circular. Negative widths crop.
     """
-    widths = list(pad)
+    x, widths = input, list(pad)
     if len(widths) % 2 or len(widths) // 2 > x.ndim:
         raise RuntimeError(
             f"pad: got {widths} for a tensor with {x.ndim} axes, expected a (before, after) pair per axis"
         )
     pairs = [(widths[i], widths[i + 1]) for i in range(0, len(widths), 2)][::-1]
-    first = x.ndim - len(pairs)
+    pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    grow = tuple((max(b, 0), max(a, 0)) for b, a in pairs)
+    if grow != tuple(pairs):
+        crop = zip(pairs, x.array.shape, strict=True)
+        x = x[tuple(slice(max(0, -b), size - max(0, -a)) for (b, a), size in crop)]
     if mode == "constant":
-        crop = tuple(slice(max(0, -b), size - max(0, -a)) for (b, a), size in zip(pairs, x.shape[first:], strict=True))
-        if any(b < 0 or a < 0 for b, a in pairs):
-            x = x[(..., *crop)]
-        grow = ((0, 0),) * first + tuple((max(b, 0), max(a, 0)) for b, a in pairs)
         return apply(Pad, x, widths=grow, value=0 if value is None else value)
-    for i, (before, after) in enumerate(pairs):
-        size = x.array.shape[first + i]
-        where = [_source(j, size, mode, before, after) for j in range(-before, size + after)]
-        if before or after:
-            x = x.index_select(first + i, x.new_tensor(where))
-    return x
+    copies = []
+    for i, ((before, after), size) in enumerate(zip(grow, x.array.shape, strict=True)):
+        outside = (*range(-before, 0), *range(size, size + after))
+        copies += [(i, j + before, _source(j, size, mode, before, after) + before) for j in outside]
+    return apply(Border, x, widths=grow, copies=tuple(copies))
 
 
 def _source(j: int, size: int, mode: str, before: int, after: int) -> int:

@@ -1,1 +1,5 @@
-"""To be written."""
+"""PyTorch's name for `minigan.data`: `from minigan.utils.data import DataLoader`."""
+
+from minigan.utils import data
+
+__all__ = ["data"]

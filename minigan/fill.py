@@ -1,0 +1,68 @@
+"""Writing values over a whole tensor: a constant, a copy, random numbers. Each is also a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigan import random
+from minigan.graph import wrap
+from minigan.inplace import assign
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
+
+
+def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
+    """The values of another tensor, of any dtype or device, written over this one."""
+    if hasattr(source, "array"):
+        source = source.to(x.device, x.dtype)
+    return assign(x, source, "copy_")
+
+
+def fill_(x: Tensor, value: Any) -> Tensor:
+    """One value everywhere."""
+    return assign(x, value, "fill_")
+
+
+def zero_(x: Tensor) -> Tensor:
+    """0 everywhere."""
+    return assign(x, 0, "zero_")
+
+
+def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: random.Generator | None = None) -> Tensor:
+    """Normal numbers everywhere."""
+    if std < 0:
+        raise RuntimeError(f"normal_: expected std >= 0, got {std}")
+    return _draw(x, "normal", generator, lambda n: n * n.dtype.type(std) + n.dtype.type(mean), "normal_")
+
+
+def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: random.Generator | None = None) -> Tensor:
+    """Uniform numbers in [a, b) everywhere."""
+    if b < a:
+        raise RuntimeError(f"uniform_: expected a <= b, got {a} and {b}")
+    return _draw(x, "uniform", generator, lambda u: u * u.dtype.type(b - a) + u.dtype.type(a), "uniform_")
+
+
+def bernoulli_(x: Tensor, p: float = 0.5, *, generator: random.Generator | None = None) -> Tensor:
+    """1 with probability p, else 0, everywhere."""
+    return _draw(x, "uniform", generator, lambda u: (u < p).astype(u.dtype), "bernoulli_")
+
+
+def random_(x: Tensor, low: int = 0, high: int | None = None, *, generator: random.Generator | None = None) -> Tensor:
+    """Integers in [low, high) everywhere (in [0, low) if only that is given)."""
+    if high is None and low:
+        low, high = 0, low
+    elif high is None:
+        high = 2**24 if x.dtype.kind == "f" else int(np.iinfo(x.dtype).max)
+    numbers = (generator or random.default_generator).integers(low, high, x.shape)
+    return assign(x, wrap(x.B.asarray(numbers), x.B, None).to(x.dtype), "random_")
+
+
+def _draw(
+    x: Tensor, kind: str, generator: random.Generator | None, change: Callable[[np.ndarray], np.ndarray], by: str
+) -> Tensor:
+    numbers = getattr(generator or random.default_generator, kind)(x.shape, x.dtype)
+    return assign(x, wrap(x.B.asarray(change(numbers)), x.B, None), by)

@@ -1,0 +1,1 @@
+"""The layers, one file per family; all are exported by `minigan.nn`."""

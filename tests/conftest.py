@@ -1,0 +1,42 @@
+"""What holds for every test: the hypothesis profile, the device, and settings back at their defaults."""
+
+import os
+
+import hypothesis
+import pytest
+
+import minigan as mg
+import minigan.testing.strict  # makes the device known
+
+common = {"deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("dev", max_examples=8, **common)
+hypothesis.settings.register_profile("ci", max_examples=25, **common)
+hypothesis.settings.register_profile("thorough", max_examples=500, **common)
+hypothesis.settings.load_profile(os.environ.get("MINIGAN_HYPOTHESIS", "ci"))
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        default=os.environ.get("MINIGAN_TEST_DEVICE", "cpu"),
+        help="default device of all tests: cpu, strict or cuda (or set MINIGAN_TEST_DEVICE)",
+    )
+
+
+def pytest_configure(config):
+    mg.set_default_device(config.getoption("--device"))
+
+
+def pytest_report_header(config):
+    return f"minigan: device {mg.get_default_device()}"
+
+
+@pytest.fixture(autouse=True)
+def fresh(request):
+    """The same random numbers, dtype, device and mode for every test."""
+    device = request.config.getoption("--device")
+    mg.manual_seed(0)
+    yield
+    mg.set_default_dtype(mg.float32)
+    mg.set_default_device(device)
+    mg.set_grad_enabled(True)

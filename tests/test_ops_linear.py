@@ -1,0 +1,151 @@
+"""Products of matrices and tensors: a row each, checked by `harness.check`."""
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+from harness import Row, check
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import broadcastable, placed, shapes, sides
+
+import minigan as mg
+from minigan.ops.linear import linear
+from minigan.testing import check_adjoint
+
+# Cases ------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def matrices(draw, batch=None):
+    """X (…, m, k) and Y (…, k, n), whose leading axes broadcast unless `batch` says how many there are."""
+    m, k, n = (draw(sides) for _ in range(3))
+    if batch is None:
+        first, second = draw(broadcastable(2, max_dims=2))
+    else:
+        first = second = draw(shapes(batch, batch))
+    return draw(placed((*first, m, k))), draw(placed((*second, k, n)))
+
+
+@st.composite
+def with_vectors(draw, left, right):
+    """As matrices, but one of them or both are vectors."""
+    k = draw(sides)
+    return draw(placed((k,) if left else (2, 3, k))), draw(placed((k,) if right else (2, k, 4)))
+
+
+@st.composite
+def affine(draw, bias):
+    outer, inputs, outputs = draw(shapes(0, 2)), draw(sides), draw(sides)
+    case = draw(placed((*outer, inputs))), draw(placed((outputs, inputs)))
+    return (*case, draw(placed((outputs,)))) if bias else case
+
+
+@st.composite
+def three_matrices(draw):
+    i, j, k = (draw(st.integers(1, 3)) for _ in range(3))
+    return draw(placed((i, j))), draw(placed((j, k))), draw(placed((k, i)))
+
+
+# An equation, and the same with letters for the axes of the ellipsis
+EQUATIONS = {
+    "ij,jk->ik": "ij,jk->ik",
+    "ij,jk": "ij,jk->ik",
+    "ij,kj": "ij,kj->ik",
+    "bij,bjk->bik": "bij,bjk->bik",
+    "i,i->": "i,i->",
+    "i,j->ji": "i,j->ji",
+    "ij,i,j->": "ij,i,j->",
+    "ij->ji": "ij->ji",
+    "ba": "ba->ab",
+    "ij->": "ij->",
+    "ij->j": "ij->j",
+    "ii->i": "ii->i",
+    "ii": "ii->",
+    "iji,j->i": "iji,j->i",
+    "iij,jk->ik": "iij,jk->ik",
+    "ij,k->i": "ij,k->i",
+    "ij , ij -> ij": "ij,ij->ij",
+    "...ij,...jk->...ik": "abij,bjk->abik",
+    "...i,i->...": "abi,i->ab",
+    "i...,i...": "iab,ib->ab",
+    "...,...->...": "ab,b->ab",
+    "...ii->...i": "abii->abi",
+    "ijk,il,jm->klm": "ijk,il,jm->klm",
+}
+
+
+@st.composite
+def operands(draw, equation):
+    terms = EQUATIONS[equation].split("->")[0].split(",")
+    size = {letter: draw(sides.filter(lambda n: n < 4)) for letter in sorted(set("".join(terms)))}
+    return tuple(draw(placed(tuple(size[c] for c in term))) for term in terms)
+
+
+def term_by_term(equation, *arrays):
+    """Σ over every letter of the product of the entries it names."""
+    left, out = EQUATIONS[equation].split("->")
+    terms = left.split(",")
+    size = {c: n for term, x in zip(terms, arrays, strict=True) for c, n in zip(term, x.shape, strict=True)}
+    letters = sorted(size)
+    y = np.zeros([size[c] for c in out])
+    for values in itertools.product(*(range(size[c]) for c in letters)):
+        at = dict(zip(letters, values, strict=True))
+        product = 1.0
+        for term, x in zip(terms, arrays, strict=True):
+            product *= x[tuple(at[c] for c in term)]
+        y[tuple(at[c] for c in out)] += product
+    return y
+
+
+def rows_by_columns(x, y):
+    return (x[..., :, :, None] * y[..., None, :, :]).sum(-2)
+
+
+ROWS = [
+    Row("matmul", "Matmul", mg.matmul, rows_by_columns, matrices(), order=3),
+    Row("matmul operator", "Matmul", lambda x, y: x @ y, rows_by_columns, matrices()),
+    Row("mm", "Matmul", mg.mm, rows_by_columns, matrices(batch=0)),
+    Row("bmm", "Matmul", mg.bmm, rows_by_columns, matrices(batch=1)),
+    Row("vector times matrices", "Matmul", mg.matmul, lambda x, y: (x[:, None] * y).sum(1), with_vectors(True, False)),
+    Row("matrices times vector", "Matmul", mg.matmul, lambda x, y: (x * y).sum(-1), with_vectors(False, True)),
+    Row("mv", "Matmul", lambda x, y: mg.mv(x[0], y), lambda x, y: (x[0] * y).sum(-1), with_vectors(False, True)),
+    Row("dot", "Matmul", mg.dot, lambda x, y: (x * y).sum(), with_vectors(True, True)),
+    Row("outer", "Mul", mg.outer, np.multiply.outer, with_vectors(True, True)),
+    Row("linear", "Linear", linear, lambda x, w: (x[..., None, :] * w).sum(-1), affine(False), order=3),
+    Row("linear with bias", "Linear", linear, lambda x, w, b: (x[..., None, :] * w).sum(-1) + b, affine(True), order=3),
+    *(
+        Row(
+            f"einsum {equation}", "", partial(mg.einsum, equation), partial(term_by_term, equation),
+            operands(equation), view=None,
+        )
+        for equation in EQUATIONS
+    ),
+    Row(
+        "einsum of three", "Einsum", lambda x, y, z: mg.einsum("ij,jk,ki->ik", x, y, z), lambda x, y, z: (x @ y) * z.T,
+        three_matrices(), order=3,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+@given(data=st.data())
+def test_rows(row, data):
+    check(row, data.draw(row.cases), data.draw(st.sampled_from(row.dtypes)))
+
+
+def integers(seed, *shape):
+    return mg.tensor(np.random.default_rng(seed).integers(-4, 5, shape), dtype=mg.float64)
+
+
+def test_adjoints_are_exact():
+    a, w = integers(0, 3, 4), integers(1, 5, 4)
+    check_adjoint(lambda x: a @ x, lambda y: a.T @ y, integers(2, 4, 2), integers(3, 3, 2))
+    check_adjoint(lambda x: linear(x, w), lambda y: y @ w, integers(4, 2, 3, 4), integers(5, 2, 3, 5))
+    check_adjoint(
+        lambda x: mg.einsum("ij,jk->ki", a, x),
+        lambda y: mg.einsum("ij,ki->jk", a, y),
+        integers(6, 4, 2),
+        integers(7, 2, 3),
+    )
