@@ -58,7 +58,8 @@ class Tensor(Methods):
     def __init__(self, *data: Any, device: Any = None) -> None:
         from minigan.legacy import legacy_array
 
-        self._become(legacy_array(data, dtypes.get_default_dtype()), get_backend(device))
+        B = get_backend(device)
+        self._become(B.asarray(legacy_array(data, dtypes.get_default_dtype())), B)
 
     def _become(self, array: Array, B: Backend) -> None:
         """Set every field, for a new leaf around `array`."""

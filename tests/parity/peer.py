@@ -83,7 +83,7 @@ def derivatives(run: Callable[..., Any], arrays: Sequence[np.ndarray], T: Any, o
 
 
 def gradients(T: Any, result: Any, xs: list[Any], order: int = 2) -> list[Any]:
-    """Gradients of a result, and double gradients, with respect to xs.
+    """Gradients of a result, double gradients, and the gradients once more without a graph, with respect to xs.
 
     The gradients are of ⟨outputs, c⟩ for random c; the double ones of ⟨gradients, d⟩ for random d, with
     respect to xs and to c. What does not depend on an x has the gradient 0.
@@ -99,7 +99,7 @@ def gradients(T: Any, result: Any, xs: list[Any], order: int = 2) -> list[Any]:
     if order == 1:
         return gs
     slopes = [(g * direction(x)).sum() for g, x in zip(gs, xs, strict=True)]
-    return gs + _grad(T, slopes, xs + cs)
+    return gs + _grad(T, slopes, xs + cs) + _grad(T, ys, xs, cs)
 
 
 def _leaves(result: Any) -> list[Any]:

@@ -996,7 +996,7 @@ x.to("cpu", T.float32)
 x.to(T.device("cpu"))
 x.to(f32)
 x.to(T.float64) is x
-x.cpu() is x
+x.to(x.device) is x
 x.float()
 x.double()
 f32.double()
@@ -1043,7 +1043,7 @@ x.t().contiguous().is_contiguous()
 x.stride()
 x.t().stride()
 x.is_cuda
-str(x.device)
+str(x.cpu().device)
 s.item()
 i[0, 1].item()
 mask[0, 0].item()
@@ -1065,8 +1065,8 @@ f"{T.tensor(1.5):.3f}"
 range(10)[T.tensor(3)]
 [1, 2, 3][T.tensor(1)]
 round(T.tensor(2.567).item(), 2)
-np.asarray(i)[1].tolist()
-x.detach().numpy().tolist()
+np.asarray(i.cpu())[1].tolist()
+x.detach().cpu().numpy().tolist()
 x.detach().requires_grad
 x.data.requires_grad
 x.is_leaf
