@@ -213,7 +213,7 @@ def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[
     order = [d for d in range(x.ndim) if d not in sources]
     for target, d in sorted(zip(targets, sources, strict=True)):
         order.insert(target, d)
-    return permute(x, order)
+    return permute(x, order[: x.ndim])  # a 0-d tensor's axis 0 is none
 
 
 class Flip(Op):

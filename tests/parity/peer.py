@@ -95,11 +95,12 @@ def gradients(T: Any, result: Any, xs: list[Any], order: int = 2) -> list[Any]:
 
     ys = [y for y in _leaves(result) if y.is_floating_point()]
     cs = [direction(y, requires_grad=True) for y in ys]
-    gs = _grad(T, ys, xs, cs, order > 1)
+    gs = _grad(T, ys, xs, cs, create_graph=order > 1)
     if order == 1:
         return gs
     slopes = [(g * direction(x)).sum() for g, x in zip(gs, xs, strict=True)]
-    return gs + _grad(T, slopes, xs + cs) + _grad(T, ys, xs, cs)
+    again = _grad(T, ys, xs, cs, retain_graph=True)
+    return gs + again + _grad(T, slopes, xs + cs)
 
 
 def _leaves(result: Any) -> list[Any]:
@@ -108,13 +109,13 @@ def _leaves(result: Any) -> list[Any]:
     return [y for part in result for y in _leaves(part)] if isinstance(result, (tuple, list)) else []
 
 
-def _grad(T: Any, ys: Any, xs: Any, cs: Any = None, create_graph: bool = False) -> list[Any]:
+def _grad(T: Any, ys: Any, xs: Any, cs: Any = None, **options: bool) -> list[Any]:
     """Gradients of those ys that have any; 0 for an x that no y depends on."""
     pairs = [(y, c) for y, c in zip(ys, cs or [None] * len(ys), strict=True) if y.requires_grad]
     if not pairs:
         return [T.zeros_like(x) for x in xs]
     ys, cs = zip(*pairs, strict=True)
-    gs = T.autograd.grad(ys, xs, cs, create_graph=create_graph, allow_unused=True)
+    gs = T.autograd.grad(ys, xs, cs, allow_unused=True, **options)
     return [T.zeros_like(x) if g is None else g for x, g in zip(xs, gs, strict=True)]
 
 

@@ -115,7 +115,7 @@ def test_repr_of_nested_containers():
         return nn.Sequential(nn.Sequential(nn.Tanh(), nn.Sequential()), nn.ModuleDict({"a": nn.Tanh()}))
 
     assert repr(make(mg)) == repr(make(torch))
-    assert repr(mg.nn.Parameter(mg.ones(2))) == repr(torch.nn.Parameter(torch.ones(2)))
+    assert repr(mg.nn.Parameter(mg.ones(2, device="cpu"))) == repr(torch.nn.Parameter(torch.ones(2)))
 
 
 MISUSES = {
