@@ -63,11 +63,11 @@ ROWS = [
         "lerp", "Mul Add Sub", mg.lerp, elementwise(lambda x, y, w: (1 - w) * x + w * y), tensors(REAL, REAL, REAL)
     ),
     Row(
-        "remainder", "Step", lambda x: mg.remainder(x, 0.75), elementwise(lambda x: x % 0.75),
+        "remainder", "FloorDivide", lambda x: mg.remainder(x, 0.75), elementwise(lambda x: x % 0.75),
         tensors(away_from(-1.5, -0.75, 0, 0.75, 1.5)),
     ),
     Row(
-        "floor_divide", "Step", lambda x: mg.floor_divide(x, 0.75), elementwise(lambda x: x // 0.75),
+        "floor_divide", "FloorDivide", lambda x: mg.floor_divide(x, 0.75), elementwise(lambda x: x // 0.75),
         tensors(away_from(-1.5, -0.75, 0, 0.75, 1.5)),
     ),
     # Smooth functions
@@ -208,3 +208,9 @@ def test_large_magnitudes_do_not_overflow():
     assert softplus(x).tolist() == [0, 1e4]
     assert logsigmoid(x).tolist() == [-1e4, 0]
     assert gradient(logsigmoid, [-1e4, 1e4]) == [[1, 0]]
+
+
+def test_the_floor_of_a_quotient_is_exact():
+    """1 / 0.1 rounds to 10, but 0.1 is a little more than a tenth: it goes into 1 nine times."""
+    assert (mg.tensor(1.0, dtype=mg.float64) // 0.1).item() == 9
+    assert (mg.tensor(1.0, dtype=mg.float64) % 0.1).item() == pytest.approx(0.1)

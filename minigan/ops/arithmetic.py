@@ -114,6 +114,20 @@ class Pow(Op):
         return gx, gy
 
 
+class FloorDivide(Op):
+    """z = ⌊x / y⌋, from the exact remainder and not from the rounded quotient; ∂z/∂x = ∂z/∂y = 0"""
+
+    quiet = True
+
+    @staticmethod
+    def forward(ctx, B, x, y):
+        return B.xp.floor_divide(x, y)
+
+    @staticmethod
+    def vjp(ctx, gz):
+        return tuple(gz.new_zeros(shape) if need else None for shape, need in zip(ctx.shapes, ctx.needs, strict=True))
+
+
 class Neg(Op):
     """y = -x"""
 
@@ -144,10 +158,6 @@ def mul(x: Operand, y: Operand) -> Tensor:
     return apply(Mul, *operands("mul", x, y))
 
 
-def _rounded(mode: str, x: Tensor) -> Tensor:
-    return apply(Step, x, function=mode)
-
-
 def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Tensor:
     """x / y, of integers too; `rounding_mode` 'floor' or 'trunc' rounds the quotient."""
     if rounding_mode not in (None, "floor", "trunc"):
@@ -158,8 +168,10 @@ def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Tensor:
         if rounding_mode:
             return _whole_quotient(x, y, rounding_mode)
         x, y = (t.to(dtypes.get_default_dtype()) if hasattr(t, "array") else t for t in (x, y))
+    if rounding_mode == "floor":
+        return apply(FloorDivide, x, y)
     quotient = apply(Div, x, y)
-    return _rounded(rounding_mode, quotient) if rounding_mode else quotient
+    return apply(Step, quotient, function="trunc") if rounding_mode else quotient
 
 
 def _whole_quotient(x: Operand, y: Operand, rounding_mode: str) -> Tensor:
