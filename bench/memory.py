@@ -15,7 +15,7 @@ import sys
 def measure(which: str, batch: int = 64, steps: int = 3) -> dict:
     """One run of bench.dcgan64 in a fresh process."""
     command = [sys.executable, "-m", "bench.dcgan64", which, str(batch), str(steps)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ _TIMED_IMPORT = "import time; t = time.perf_counter(); import {0}; print(time.pe
 def import_seconds(module: str) -> float:
     """The time of one import in a fresh interpreter."""
     code = _TIMED_IMPORT.format(module)
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def import_cost(repeats: int = 15) -> tuple[float, float]:

@@ -7,6 +7,10 @@
 tensor([2., 4., 6.])
 """
 
+from math import inf, nan, pi
+
+from numpy import finfo, iinfo
+
 from minigan import autograd, backends, cuda, data, nn, ops, optim, random, testing, utils
 from minigan.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigan.backend import device, get_default_device, set_default_device
@@ -21,6 +25,7 @@ from minigan.creation import (
     from_numpy,
     full,
     full_like,
+    is_tensor,
     linspace,
     multinomial,
     normal,
@@ -57,12 +62,14 @@ from minigan.dtypes import (
     uint8,
 )
 from minigan.legacy import TYPES as _TYPES
+from minigan.legacy import set_default_tensor_type
 from minigan.memory_format import channels_last, contiguous_format, memory_format, preserve_format
-from minigan.ops.arithmetic import add, div, floor_divide, lerp, mul, neg, pow, remainder, sub
+from minigan.ops.arithmetic import add, addcdiv, addcmul, div, floor_divide, lerp, mul, neg, pow, remainder, sub
 from minigan.ops.compare import (
     eq,
     ge,
     gt,
+    isclose,
     isfinite,
     isinf,
     isnan,
@@ -85,12 +92,14 @@ from minigan.ops.index import (
     tril,
     triu,
 )
-from minigan.ops.linear import bmm, dot, einsum, matmul, mm, mv, outer
+from minigan.ops.linear import addmm, baddbmm, bmm, dot, einsum, matmul, mm, mv, outer
 from minigan.ops.memory import clone
 from minigan.ops.piecewise import (
     abs,
     ceil,
     clamp,
+    clamp_max,
+    clamp_min,
     floor,
     masked_fill,
     maximum,
@@ -132,6 +141,7 @@ from minigan.ops.shape import (
     chunk,
     flatten,
     flip,
+    meshgrid,
     movedim,
     narrow,
     permute,
@@ -165,10 +175,12 @@ from minigan.ops.smooth import (
     square,
     tanh,
 )
-from minigan.random import Generator, get_rng_state, manual_seed, set_rng_state
+from minigan.random import Generator, get_rng_state, manual_seed, set_rng_state, use_deterministic_algorithms
 from minigan.serialization import load, save
 from minigan.tensor import Tensor
 from minigan.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
+Size = tuple  # of shapes
+clip, concat, numel = clamp, cat, Tensor.numel
 globals().update(_TYPES)  # FloatTensor, LongTensor, …

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigan import graph
 from minigan.backend import Array
+from minigan.function import Function
 from minigan.grad_mode import (
     detect_anomaly,
     enable_grad,
@@ -22,6 +23,7 @@ from minigan.grad_mode import (
     is_grad_enabled,
     mode,
     no_grad,
+    set_detect_anomaly,
     set_grad_enabled,
 )
 from minigan.graph import Node, Op, apply, wrap
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from minigan.tensor import Tensor
 
 __all__ = [
-    "Node", "Op", "Variable", "apply", "backward", "detect_anomaly", "enable_grad", "grad", "inference_mode",
-    "is_grad_enabled", "no_grad", "set_grad_enabled",
+    "Function", "Node", "Op", "Variable", "apply", "backward", "detect_anomaly", "enable_grad", "grad",
+    "inference_mode", "is_grad_enabled", "no_grad", "set_detect_anomaly", "set_grad_enabled",
 ]  # fmt: skip
 
 
@@ -140,7 +142,9 @@ def _run_hooks(owner: Any, g: Tensor) -> Tensor:
     if owner.hooks:
         for hook in list(owner.hooks.values()):
             replaced = hook(g)
-            g = g if replaced is None else replaced
+            if replaced is not None:
+                _check_like(g, replaced, "what a gradient hook returns")
+                g = replaced
     if type(owner) is Node and owner.retained is not None:
         tensor = owner.retained()
         if tensor is not None:
@@ -148,16 +152,30 @@ def _run_hooks(owner: Any, g: Tensor) -> Tensor:
     return g
 
 
+def _check_like(expected: Tensor, given: Any, what: str) -> None:
+    if not isinstance(given, graph.tensor_type):
+        raise TypeError(f"{what} must be a Tensor, got {type(given).__name__}")
+    if (given.shape, given.dtype, given.B) != (expected.shape, expected.dtype, expected.B):
+        raise RuntimeError(
+            f"{what} must be like its tensor, of shape {tuple(expected.shape)} and dtype {expected.dtype} on "
+            f"{expected.device}; got shape {tuple(given.shape)} and dtype {given.dtype} on {given.device}"
+        )
+
+
 def _owned(gradients: Sequence[Tensor | None], seeds: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradients, copied where two of them, or one and a seed, would share memory or be read-only."""
-    handed = {id(seed.array) for seed in seeds}
+    handed = {id(part) for seed in seeds for part in (seed.array, seed.version)}
     out: list[Tensor | None] = []
     for g in gradients:
-        if g is not None and not g.requires_grad:
-            array = g.array
-            if id(array) in handed or not array.flags.owndata or not _writeable(array):
+        if g is not None:
+            array, version = g.array, g.version
+            shared = id(array) in handed or id(version) in handed
+            if g.requires_grad and shared:
+                with enable_grad():
+                    g = g.clone()
+            elif not g.requires_grad and (shared or not array.flags.owndata or not _writeable(array)):
                 g = wrap(g.B.xp.array(array), g.B, None)
-            handed.add(id(array))
+            handed |= {id(array), id(version)}
         out.append(g)
     return out
 
@@ -184,11 +202,8 @@ def _seeds(outputs: Sequence[Tensor], given: Sequence[Tensor | None], caller: st
                     f"{tuple(output.shape)}; reduce it with .sum() or .mean(), or pass the gradient to start from"
                 )
             seed = wrap(output.B.xp.ones_like(output.array), output.B, None)
-        elif seed.array.shape != output.array.shape or seed.array.dtype != output.array.dtype:
-            raise RuntimeError(
-                f"{caller}: got a gradient of shape {tuple(seed.shape)} and dtype {seed.dtype} for an output of "
-                f"shape {tuple(output.shape)} and dtype {output.dtype}; they must be the same"
-            )
+        else:
+            _check_like(output, seed, f"{caller}: the gradient given for an output")
         seeds.append(seed)
     return seeds
 
@@ -209,10 +224,10 @@ def backward(
             "backward(create_graph=True) would store a graph in .grad, a reference cycle that leaks memory; use "
             "minigan.autograd.grad(loss, inputs, create_graph=True), which returns the gradients instead"
         )
-    roots = _as_list(tensors)
-    given = [None] * len(roots) if grad_tensors is None else _as_list(grad_tensors)
+    roots = _as_list(tensors, "backward")
+    given = [None] * len(roots) if grad_tensors is None else _as_list(grad_tensors, "backward", or_none=True)
     seeds = _seeds(roots, given, "backward")
-    targets = None if inputs is None else _as_list(inputs)
+    targets = None if inputs is None else _targets(inputs, "backward")
     if targets is not None and not targets:
         raise RuntimeError("backward: `inputs` is empty; leave it out to reach every leaf")
     found = _sweep(roots, seeds, targets, bool(retain_graph), False)
@@ -252,14 +267,8 @@ def grad(
     """
     if not only_inputs or is_grads_batched:
         raise RuntimeError("grad: only_inputs=False and is_grads_batched=True are not supported")
-    roots, targets = _as_list(outputs), _as_list(inputs)
-    given = [None] * len(roots) if grad_outputs is None else _as_list(grad_outputs)
-    for i, target in enumerate(targets):
-        if not target.requires_grad:
-            raise RuntimeError(
-                f"grad: input {i}, of shape {tuple(target.shape)}, does not require grad; call .requires_grad_() "
-                "on it before the forward pass"
-            )
+    roots, targets = _as_list(outputs, "grad"), _targets(inputs, "grad")
+    given = [None] * len(roots) if grad_outputs is None else _as_list(grad_outputs, "grad", or_none=True)
     seeds = _seeds(roots, given, "grad")
     retain = create_graph if retain_graph is None else retain_graph
     found = _sweep(roots, seeds, targets, retain, create_graph)
@@ -278,12 +287,26 @@ def grad(
     return tuple(_owned(gradients, seeds))
 
 
-def _as_list(tensors: Any) -> list:
-    tensors = [tensors] if isinstance(tensors, graph.tensor_type) else list(tensors)
+def _as_list(given: Any, caller: str, or_none: bool = False) -> list:
+    """One Tensor, or several, as a list of Tensors whose place in the graph is up to date."""
+    tensors = list(given) if isinstance(given, Iterable) and not isinstance(given, graph.tensor_type) else [given]
     for tensor in tensors:
-        if tensor is not None:
+        if isinstance(tensor, graph.tensor_type):
             tensor._fresh()
+        elif tensor is not None or not or_none:
+            raise TypeError(f"{caller}: expected a Tensor or a sequence of Tensors, got {type(tensor).__name__}")
     return tensors
+
+
+def _targets(inputs: Any, caller: str) -> list:
+    targets = _as_list(inputs, caller)
+    for i, target in enumerate(targets):
+        if not target.requires_grad:
+            raise RuntimeError(
+                f"{caller}: input {i}, of shape {tuple(target.shape)}, does not require grad; call .requires_grad_() "
+                "on it before the forward pass"
+            )
+    return targets
 
 
 def _check_finite(node: Node, gxs: Sequence[Tensor | None]) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 
 from minigan import dtypes, random
 from minigan.backend import Backend, get_backend
+from minigan.check import check_tensors, fitting, new_shape, number, whole
+from minigan.dtypes import checked_dtype
 from minigan.graph import wrap
-from minigan.ops.shape import shape_of
 from minigan.tensor import Tensor
 
 _SIGNED = {np.dtype("uint16"): np.dtype("int32"), np.dtype("uint32"): np.dtype("int64")}
@@ -29,10 +30,11 @@ def _host_array(data: Any, dtype: Any) -> np.ndarray:
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(f"tensor: expected nested lists of one length per level ({error})") from error
-    if dtype is not None:
-        return array.astype(np.dtype(dtype), copy=False)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor: cannot make a tensor from {type(data).__name__} data of dtype {array.dtype}")
+    if dtype is not None:
+        dtype = checked_dtype("tensor", dtype)
+        return array.astype(dtype, copy=False) if isinstance(data, np.ndarray) else fitting("tensor", array, dtype)
     if isinstance(data, (np.ndarray, np.generic)):
         return array
     return array.astype(dtypes.get_default_dtype()) if array.dtype.kind == "f" else array
@@ -73,6 +75,11 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return tensor(data, dtype=dtype, device=device)
 
 
+def is_tensor(x: Any) -> bool:
+    """Whether x is a Tensor."""
+    return isinstance(x, Tensor)
+
+
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 2}
 
 
@@ -84,10 +91,7 @@ def as_operand(value: Any, like: Tensor) -> Tensor:
         if _RANK[value.dtype.kind] > _RANK[like.dtype.kind]:
             raise RuntimeError(f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {like.dtype}")
         return value.to(like.dtype)
-    host = np.asarray(value)
-    if host.dtype.kind == "f" and like.dtype.kind != "f" and like.dtype.kind != "b":
-        host = np.trunc(host)
-    return wrap(like.B.asarray(host.astype(like.dtype)), like.B, None)
+    return wrap(like.B.asarray(fitting("in-place change", value, like.dtype)), like.B, None)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -102,6 +106,8 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def from_dlpack(other: Any) -> Tensor:
     """A tensor that shares the memory of another library's array (`__dlpack__`)."""
+    if not hasattr(other, "__dlpack__"):
+        raise TypeError(f"from_dlpack: expected an array that has `__dlpack__`, got {type(other).__name__}")
     where = other.__dlpack_device__()[0] if hasattr(other, "__dlpack_device__") else 1
     B = get_backend("cuda" if where == 2 else "cpu")
     return wrap(B.xp.from_dlpack(other), B, None)
@@ -111,7 +117,7 @@ def from_dlpack(other: Any) -> Tensor:
 
 
 def _floating(dtype: Any) -> np.dtype:
-    return dtypes.get_default_dtype() if dtype is None else np.dtype(dtype)
+    return dtypes.get_default_dtype() if dtype is None else checked_dtype("dtype", dtype)
 
 
 def zeros(
@@ -120,7 +126,7 @@ def zeros(
 ) -> Tensor:  # fmt: skip
     """Zeros of a shape."""
     B = get_backend(device)
-    return _finish(B.xp.zeros(shape_of(size, "zeros"), _floating(dtype)), B, requires_grad)
+    return _finish(B.xp.zeros(new_shape(size, "zeros"), _floating(dtype)), B, requires_grad)
 
 
 def ones(
@@ -129,7 +135,7 @@ def ones(
 ) -> Tensor:  # fmt: skip
     """Ones of a shape."""
     B = get_backend(device)
-    return _finish(B.xp.ones(shape_of(size, "ones"), _floating(dtype)), B, requires_grad)
+    return _finish(B.xp.ones(new_shape(size, "ones"), _floating(dtype)), B, requires_grad)
 
 
 def empty(
@@ -138,7 +144,7 @@ def empty(
 ) -> Tensor:  # fmt: skip
     """Memory of a shape, with whatever values stand there."""
     B = get_backend(device)
-    return _finish(B.xp.empty(shape_of(size, "empty"), _floating(dtype)), B, requires_grad)
+    return _finish(B.xp.empty(new_shape(size, "empty"), _floating(dtype)), B, requires_grad)
 
 
 def full(
@@ -153,7 +159,8 @@ def full(
     B = get_backend(device)
     if dtype is None:
         dtype = {bool: dtypes.bool, int: dtypes.int64}.get(type(fill_value), dtypes.get_default_dtype())
-    return _finish(B.xp.full(shape_of((size,), "full"), fill_value, np.dtype(dtype)), B, requires_grad)
+    value = fitting("full", fill_value, checked_dtype("full", dtype)).item()
+    return _finish(B.xp.full(new_shape((size,), "full"), value, np.dtype(dtype)), B, requires_grad)
 
 
 def arange(
@@ -167,13 +174,17 @@ def arange(
     """
     if end is None:
         start, end = 0, start
+    start, end, step = (number("arange", bound) for bound in (start, end, step))
     if step == 0:
         raise RuntimeError("arange: step must not be 0")
     if (end - start) * step < 0:
         raise RuntimeError(f"arange: from {start} to {end} with step {step}: the bounds contradict the step's sign")
-    whole = all(isinstance(v, (int, np.integer)) for v in (start, end, step))
-    kind = (dtypes.int64 if whole else dtypes.get_default_dtype()) if dtype is None else np.dtype(dtype)
-    count = math.ceil((end - start) / step)
+    if math.inf in (abs(start), abs(end)):
+        raise RuntimeError(f"arange: expected finite bounds, got {start} and {end}")
+    integers = all(isinstance(v, int) for v in (start, end, step))
+    kind = dtypes.int64 if integers else dtypes.get_default_dtype()
+    kind = kind if dtype is None else checked_dtype("arange", dtype)
+    (count,) = new_shape((math.ceil((end - start) / step),), "arange")
     B = get_backend(device)
     values = (start + step * np.arange(count)).astype(kind)
     return _finish(B.asarray(values), B, requires_grad)
@@ -189,12 +200,14 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """`steps` values from start to end, both included."""
+    start, end, (steps,) = number("linspace", start), number("linspace", end), new_shape((steps,), "linspace")
     B = get_backend(device)
     return _finish(B.asarray(np.linspace(start, end, steps).astype(_floating(dtype))), B, requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones on the diagonal of an n × m matrix."""
+    n, m = new_shape((n, n if m is None else m), "eye")
     B = get_backend(device)
     return _finish(B.xp.eye(n, m, dtype=_floating(dtype)), B, requires_grad)
 
@@ -236,22 +249,24 @@ def full_like(
 
 def _draw(shape: tuple, kind: str, generator: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
     B = get_backend(device)
-    source = generator or random.default_generator
-    return _finish(B.asarray(getattr(source, kind)(shape, _floating(dtype))), B, requires_grad)
+    dtype = _floating(dtype)
+    if dtype.kind != "f":
+        raise RuntimeError(f"random numbers of dtype {dtype}: expected a floating dtype; for integers use randint")
+    return _finish(B.asarray(getattr(random.source(generator), kind)(shape, dtype)), B, requires_grad)
 
 
 def rand(
     *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform in [0, 1)."""
-    return _draw(shape_of(size, "rand"), "uniform", generator, dtype, device, requires_grad)
+    return _draw(new_shape(size, "rand"), "uniform", generator, dtype, device, requires_grad)
 
 
 def randn(
     *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Standard normal."""
-    return _draw(shape_of(size, "randn"), "normal", generator, dtype, device, requires_grad)
+    return _draw(new_shape(size, "randn"), "normal", generator, dtype, device, requires_grad)
 
 
 def rand_like(x: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
@@ -271,22 +286,27 @@ def randint(
     """Integers in [low, high), as `randint(high, size)` or `randint(low, high, size)`."""
     if size is None:
         low, high, size = 0, low, high
+    low, high = whole("randint", low), whole("randint", high)
     if high <= low:
         raise RuntimeError(f"randint: expected low < high, got {low} and {high}")
     B = get_backend(device)
-    values = (generator or random.default_generator).integers(low, high, shape_of((size,), "randint"))
+    values = random.source(generator).integers(low, high, new_shape((size,), "randint"))
     return _finish(B.asarray(values.astype(dtypes.int64 if dtype is None else np.dtype(dtype))), B, requires_grad)
 
 
 def randperm(n: int, *, generator: Any = None, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
     """0 … n-1 in random order."""
     B = get_backend(device)
-    values = (generator or random.default_generator).permutation(n)
+    (n,) = new_shape((n,), "randperm")
+    values = random.source(generator).permutation(n)
     return wrap(B.asarray(values.astype(dtypes.int64 if dtype is None else np.dtype(dtype))), B, None)
 
 
 def bernoulli(p: Tensor, *, generator: Any = None) -> Tensor:
     """1 with probability p, else 0."""
+    check_tensors("bernoulli", p)
+    if not bool(((p >= 0) & (p <= 1)).all()):
+        raise RuntimeError("bernoulli: expected probabilities from 0 to 1, got others")
     u = rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
     return (u < p.detach()).to(p.dtype)
 
@@ -301,22 +321,32 @@ def normal(
     device: Any = None,
 ) -> Tensor:
     """Normal with that mean and deviation, each a number or a Tensor."""
-    if not isinstance(std, Tensor) and std < 0:
+    if not isinstance(std, Tensor) and number("normal", std) < 0:
         raise RuntimeError(f"normal: expected std >= 0, got {std}")
     like = mean if isinstance(mean, Tensor) else std
     if isinstance(like, Tensor):
-        shape = np.broadcast_shapes(*(t.shape for t in (mean, std) if isinstance(t, Tensor)))
+        shapes = [t.shape for t in (mean, std) if isinstance(t, Tensor)]
+        try:
+            shape = np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise RuntimeError(f"normal: shapes {shapes[0]} and {shapes[-1]} do not broadcast") from None
         return randn(shape, generator=generator, dtype=like.dtype, device=like.device) * std + mean
     return randn(size, generator=generator, dtype=dtype, device=device) * std + mean
 
 
 def multinomial(p: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
     """Indices drawn in proportion to the values of each row."""
+    check_tensors("multinomial", p)
+    if p.ndim not in (1, 2) or whole("multinomial", num_samples) < 1:
+        raise RuntimeError(
+            f"multinomial: got {num_samples} samples of weights of shape {tuple(p.shape)}, expected at least 1 sample, "
+            "and weights with 1 or 2 axes"
+        )
     weights = p.detach().cpu().numpy().astype(np.float64)
     rows = weights.reshape(-1, weights.shape[-1])
     if not np.isfinite(rows).all() or (rows < 0).any() or (rows.sum(1) <= 0).any():
         raise RuntimeError("multinomial: expected finite, non-negative weights with a positive sum in each row")
-    source = generator or random.default_generator
+    source = random.source(generator)
     if replacement:
         edges = np.cumsum(rows, 1) / rows.sum(1, keepdims=True)
         u = source.uniform((len(rows), num_samples), np.float64)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.check import check_tensors, plain
+
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
 
@@ -46,6 +48,17 @@ def get_default_dtype() -> np.dtype:
     return _default
 
 
+def checked_dtype(name: str, dtype: Any) -> np.dtype:
+    """A dtype, or what names one, as a dtype that a tensor may have."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found is None or found.kind not in "fiub" or found.itemsize > 8:
+        raise TypeError(f"{name}: expected a dtype such as minigan.float32, got {dtype!r}")
+    return found
+
+
 def result_dtype(name: str, a: np.dtype, b: np.dtype) -> np.dtype:
     """The dtype in which operation `name` combines two tensors.
 
@@ -57,7 +70,7 @@ def result_dtype(name: str, a: np.dtype, b: np.dtype) -> np.dtype:
     if a.kind == "f" and b.kind == "f":
         raise RuntimeError(
             f"{name}: expected both tensors to have one floating dtype, got {a} and {b}; convert one of them, "
-            f"for example with .to({b.name!r}) or .{'double' if b == float64 else 'float'}()"
+            f"for example with .to(minigan.{b.name}) or .{'double' if b == float64 else 'float'}()"
         )
     if a.kind == "f" or b.kind == "f":
         return a if a.kind == "f" else b
@@ -75,14 +88,14 @@ def operands(name: str, x: Any, y: Any) -> tuple[Any, Any]:
         return x.to(common), y.to(common)
     if isinstance(x, Tensor):
         return _with_number(name, x, y)
+    check_tensors(name, y)
     y, x = _with_number(name, y, x)
     return x, y
 
 
 def _with_number(name: str, x: Tensor, number: Any) -> tuple[Tensor, Any]:
     kind = x.array.dtype.kind  # complex ones come from the complex step of minigan.testing
-    if isinstance(number, np.generic):
-        number = number.item()
+    number = plain(number)
     if type(number) is builtins.float:
         return (x, number) if kind in "fc" else (x.to(_default), number)
     if type(number) is builtins.int:

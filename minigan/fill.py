@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigan import random
+from minigan.check import number, whole
 from minigan.graph import wrap
 from minigan.inplace import assign
 
@@ -34,6 +35,7 @@ def zero_(x: Tensor) -> Tensor:
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: random.Generator | None = None) -> Tensor:
     """Normal numbers everywhere."""
+    mean, std = number("normal_", mean), number("normal_", std)
     if std < 0:
         raise RuntimeError(f"normal_: expected std >= 0, got {std}")
     return _draw(x, "normal", generator, lambda n: n * n.dtype.type(std) + n.dtype.type(mean), "normal_")
@@ -41,6 +43,7 @@ def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: random
 
 def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: random.Generator | None = None) -> Tensor:
     """Uniform numbers in [a, b) everywhere."""
+    a, b = number("uniform_", a), number("uniform_", b)
     if b < a:
         raise RuntimeError(f"uniform_: expected a <= b, got {a} and {b}")
     return _draw(x, "uniform", generator, lambda u: u * u.dtype.type(b - a) + u.dtype.type(a), "uniform_")
@@ -48,21 +51,31 @@ def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: random.Gen
 
 def bernoulli_(x: Tensor, p: float = 0.5, *, generator: random.Generator | None = None) -> Tensor:
     """1 with probability p, else 0, everywhere."""
+    if not 0 <= number("bernoulli_", p) <= 1:
+        raise RuntimeError(f"bernoulli_: expected a probability from 0 to 1, got {p}")
     return _draw(x, "uniform", generator, lambda u: (u < p).astype(u.dtype), "bernoulli_")
 
 
 def random_(x: Tensor, low: int = 0, high: int | None = None, *, generator: random.Generator | None = None) -> Tensor:
     """Integers in [low, high) everywhere (in [0, low) if only that is given)."""
+    low, high = whole("random_", low), None if high is None else whole("random_", high)
     if high is None and low:
         low, high = 0, low
     elif high is None:
-        high = 2**24 if x.dtype.kind == "f" else int(np.iinfo(x.dtype).max)
-    numbers = (generator or random.default_generator).integers(low, high, x.shape)
+        high = 2 if x.dtype.kind == "b" else 1 + _largest_whole(x.dtype)
+    if high <= low:
+        raise RuntimeError(f"random_: expected low < high, got {low} and {high}")
+    numbers = random.source(generator).integers(low, high, x.shape)
     return assign(x, wrap(x.B.asarray(numbers), x.B, None).to(x.dtype), "random_")
+
+
+def _largest_whole(dtype: np.dtype) -> int:
+    """Up to which a dtype has every integer."""
+    return 2 ** (np.finfo(dtype).nmant + 1) if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
 def _draw(
     x: Tensor, kind: str, generator: random.Generator | None, change: Callable[[np.ndarray], np.ndarray], by: str
 ) -> Tensor:
-    numbers = getattr(generator or random.default_generator, kind)(x.shape, x.dtype)
+    numbers = getattr(random.source(generator), kind)(x.shape, x.dtype)
     return assign(x, wrap(x.B.asarray(change(numbers)), x.B, None), by)

@@ -162,3 +162,14 @@ class detect_anomaly:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         mode.anomaly = self._previous
+
+
+class set_detect_anomaly(detect_anomaly):
+    """`detect_anomaly` for good, once called; used as a context manager, until the end of the block."""
+
+    def __init__(self, mode: bool, check_nan: bool = True) -> None:
+        super().__init__(mode and check_nan)
+        super().__enter__()
+
+    def __enter__(self) -> None:
+        """On since it was made."""

@@ -154,6 +154,11 @@ class Node:
         origin = self.parents[i]
         if origin is None or type(origin) is Node:
             return wrap(array, self.B, origin, version)
+        if origin.array is not array:
+            raise RuntimeError(
+                f"{self.op.__name__}: input {i}, of shape {tuple(array.shape)}, is needed for its gradient but was "
+                "given other values by assignment to .data; call backward before that"
+            )
         return origin
 
     @property
@@ -176,10 +181,12 @@ class Node:
         return array
 
     def release(self) -> None:
-        """Drop everything saved: after this node's part of a sweep that does not retain the graph."""
+        """Drop everything saved: after this node's part of a sweep that does not retain the graph.
+
+        The parents stay, so that a later sweep can tell whether it needs what was dropped.
+        """
         self.freed = True
         self.saved_inputs = self.saved_output = self._cache = None
-        self.parents = [None] * len(self.parents)
 
 
 class _NoContext:
@@ -205,9 +212,9 @@ def wrap(array: Array, B: Backend, node: Node | None, version: Version | None = 
     tensor.array = array
     tensor.B = B
     tensor.node = node
-    tensor.requires_grad = node is not None
+    tensor.tracked = node is not None
     tensor.version = Version() if version is None else version
-    tensor.base = tensor.grad = tensor.hooks = None
+    tensor.base = tensor._grad = tensor.hooks = None
     return tensor
 
 
@@ -226,7 +233,7 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
     for tensor in inputs:
         if isinstance(tensor, tensor_type):
             if tensor.base is not None and tensor.seen != tensor.version.recorded:
-                tensor._replay()
+                tensor._fresh()
             arrays.append(tensor.array)
             if tensor.B is not B:
                 if B is not None:
@@ -235,7 +242,7 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
             if tensor.node is not None:
                 parents.append(tensor.node)
                 recorded = True
-            elif tensor.requires_grad:
+            elif tensor.tracked:
                 parents.append(tensor)
                 recorded = True
             else:
@@ -243,6 +250,8 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
         else:
             arrays.append(tensor)
             parents.append(None)
+    if B is None:
+        raise TypeError(f"{op.__name__}: expected a Tensor, got {', '.join(type(value).__name__ for value in inputs)}")
     node = Node(op, B, inputs, parents, arrays, params) if recorded and mode.enabled else None
     try:
         if op.quiet:
@@ -250,7 +259,7 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
                 out = op.forward(node or _NO_CONTEXT, B, *arrays, **params)
         else:
             out = op.forward(node or _NO_CONTEXT, B, *arrays, **params)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError, OverflowError) as error:
         raise _failed(op, inputs, error) from error
     rest = None
     if type(out) is tuple:
@@ -279,6 +288,17 @@ def retain(tensor: Tensor) -> None:
     """Have a sweep store the gradient of a non-leaf in its `.grad`."""
     assert tensor.node is not None
     tensor.node.retained = weakref.ref(tensor)  # weak: the tensor holds the node
+
+
+def place(tensor: Tensor, node: Node | None) -> None:
+    """Make a tensor stand for another node, to which `retain_grad` moves with it."""
+    old = tensor.node
+    if old is not None and old.retained is not None and old.retained() is tensor:
+        old.retained = None
+        if node is not None:
+            node.retained = weakref.ref(tensor)
+    tensor.node = node
+    tensor.tracked = node is not None
 
 
 def hook_handle(owner: Any, hook: Callable) -> RemovableHandle:

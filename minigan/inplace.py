@@ -3,7 +3,7 @@
 An in-place operation computes its result, writes it over the tensor's memory, and makes the tensor stand
 for the result in the graph. A tensor that views another's memory passes the change on to its base: the
 base becomes `ViewAssign(base, result)`, and every other view takes its place in the graph anew when it is
-next used (`Tensor._replay`).
+next used (`Tensor._fresh`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minigan.grad_mode import mode
-from minigan.graph import Node, Op, Version, apply, wrap
+from minigan.graph import Node, Op, Version, apply, place, wrap
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -26,13 +26,18 @@ class ViewAssign(Op):
 
     @staticmethod
     def vjp(ctx, gx):
-        from minigan.ops.memory import Clone
+        from minigan.ops.memory import Clone, zeros_like
 
+        if not ctx.needs[0]:
+            return None, follow(gx, ctx.steps)
+        if not ctx.steps:
+            return zeros_like(gx), gx
         # A copy in x's memory order, so that the same steps give a view of it and not a copy.
         inverse = sorted(range(len(ctx.layout)), key=ctx.layout.__getitem__)
         g_old = apply(Clone, gx.permute(ctx.layout), layout="C").permute(inverse)
         hole = follow(g_old, ctx.steps)
-        g_new = hole.clone()
+        assert hole.version is g_old.version or not hole.numel(), "the steps made a copy"
+        g_new = hole.clone() if ctx.needs[1] else None
         assign(hole, 0.0, "the gradient of an in-place operation")
         return g_old, g_new
 
@@ -58,8 +63,11 @@ def keep_saved(x: Tensor, new: Tensor, before: int) -> None:
                     node.saved_inputs[i] = copy
 
 
-def assign(x: Tensor, new: Any, by: str) -> Tensor:
-    """Write `new`, broadcast to x's shape, over x; `by` says what did it."""
+def assign(x: Tensor, new: Any, by: str, made: bool = False) -> Tensor:
+    """Write `new`, broadcast to x's shape, over x; `by` says what did it.
+
+    `made`: `new` was computed for this alone, so that x may take its place in the graph.
+    """
     from minigan.creation import as_operand
     from minigan.ops.shape import broadcast_to
 
@@ -70,9 +78,9 @@ def assign(x: Tensor, new: Any, by: str) -> Tensor:
     root = x
     while root.base is not None:
         root = root.base
-    recorded = mode.enabled and (root.requires_grad or value.requires_grad)
+    recorded = mode.enabled and (root.tracked or value.requires_grad)
     if recorded:
-        _refuse_leaf(x, root, by)
+        _refuse_leaf(x, by)
     array = x.array
     expanded = array.size and any(step == 0 < size - 1 for step, size in zip(array.strides, array.shape, strict=True))
     if expanded or not getattr(array.flags, "writeable", True):  # CuPy has no flag for it
@@ -85,7 +93,7 @@ def assign(x: Tensor, new: Any, by: str) -> Tensor:
         raise RuntimeError(f"{by} on shape {tuple(x.shape)}: {error}") from error
     x._bump(by)
     if recorded:
-        _record(x, value)
+        _record(x, root, value, made)
     return x
 
 
@@ -100,36 +108,34 @@ def _fit(broadcast_to: Any, value: Tensor, x: Tensor, by: str) -> Tensor:
         ) from error
 
 
-def _refuse_leaf(x: Tensor, root: Tensor, by: str) -> None:
-    if root.node is None and root.requires_grad:
-        what = "a leaf tensor" if root is x else "a view of a leaf tensor"
-        raise RuntimeError(
-            f"{by}: {what} that requires grad is being used in an in-place operation; wrap it in minigan.no_grad(), "
-            "or change a .clone()"
-        )
+def _refuse_leaf(x: Tensor, by: str) -> None:
+    tensor: Tensor | None = x
+    while tensor is not None:
+        if tensor.node is None and tensor.tracked:
+            what = "a leaf tensor" if tensor is x else "a view of a leaf tensor"
+            raise RuntimeError(
+                f"{by}: {what} that requires grad is being used in an in-place operation; wrap it in "
+                "minigan.no_grad(), or change a .clone()"
+            )
+        tensor = tensor.base
 
 
-def _record(x: Tensor, value: Tensor) -> None:
-    """Make x stand for `value` in the graph, and its base for the base with the value written into it."""
-    if value.requires_grad and value.node is None:
-        value = value.clone()  # x must not become a leaf in the leaf's stead
-    root = x
-    steps: list[tuple] = []
-    while root.base is not None:
-        steps.insert(0, root.made_by)
-        root = root.base
-    if root is x:
-        x.node = value.node
-        x.requires_grad = value.requires_grad
-        node = value.node
-        if node is not None and node.saved_output is not None and node.saved_output[0] is value.array:
+def _record(x: Tensor, root: Tensor, value: Tensor, made: bool) -> None:
+    """Make x stand for `value` in the graph, or its base for the base with the value written into it."""
+    node = value.node
+    if root is x and made and node is not None:
+        place(x, node)
+        if node.saved_output is not None and node.saved_output[0] is value.array:
             # Same values in both memories: keep one of them.
             node.saved_output = (x.array, x.version, x.version.count)
     else:
+        steps: list[tuple] = []
+        view = x
+        while view.base is not None:
+            steps.append(view.made_by)
+            view = view.base
         strides = root.array.strides
         layout = tuple(sorted(range(root.ndim), key=lambda d: -abs(strides[d])))
         old = wrap(root.array, root.B, root.node)
-        whole = apply(ViewAssign, old, value, steps=tuple(steps), layout=layout)
-        root.node, root.requires_grad = whole.node, True
-    root.version.recorded += 1
-    x.seen = root.version.recorded if root is x else -1
+        place(root, apply(ViewAssign, old, value, steps=tuple(steps[::-1]), layout=layout).node)
+    root.version.recorded += 1  # other views of this memory now stand for something old

@@ -1,15 +1,19 @@
-"""Idioms of older PyTorch scripts: `FloatTensor(...)`, `cuda.FloatTensor`, `.type('torch.FloatTensor')`."""
+"""Idioms of older PyTorch scripts: `FloatTensor(...)`, `.type('torch.FloatTensor')`, `x.new(...)`, `x.resize_(...)`."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minigan import dtypes
-from minigan.backend import get_backend
-from minigan.graph import wrap
-from minigan.ops.shape import shape_of
+from minigan.backend import get_backend, set_default_device
+from minigan.check import fitting, new_shape
+from minigan.graph import Version, wrap
+
+if TYPE_CHECKING:
+    from minigan.tensor import Tensor
 
 _NAMES: dict[str, np.dtype] = {
     "HalfTensor": dtypes.float16, "FloatTensor": dtypes.float32, "DoubleTensor": dtypes.float64,
@@ -25,9 +29,9 @@ def legacy_array(data: tuple, dtype: np.dtype) -> np.ndarray:
     if len(data) == 1 and not isinstance(data[0], (int, np.integer)):
         values = data[0].tolist() if hasattr(data[0], "array") else data[0]
         if type(values) is not tuple or not all(isinstance(size, int) for size in values):
-            return np.array(values, dtype=dtype)
+            return fitting("Tensor", values, dtype)
     # PyTorch leaves such memory as it finds it; zeros cannot surprise anyone
-    return np.zeros(shape_of(data, "Tensor"), dtype)
+    return np.zeros(new_shape(data, "Tensor"), dtype)
 
 
 class TensorType:
@@ -66,4 +70,39 @@ def type_named(kind: Any) -> tuple[np.dtype, str | None]:
         return _NAMES[kind.rsplit(".", 1)[-1]], "cuda" if ".cuda." in kind else None
     if isinstance(kind, type) and hasattr(kind, "backward"):  # the class Tensor itself
         return dtypes.get_default_dtype(), None
-    return np.dtype(kind), None
+    return dtypes.checked_dtype("type", kind), None
+
+
+def set_default_tensor_type(kind: Any) -> None:
+    """The default dtype, and the default device, of a type such as `cuda.FloatTensor`, or of its name."""
+    dtype, where = type_named(kind)
+    dtypes.set_default_dtype(dtype)
+    set_default_device(where or "cpu")
+
+
+# Methods of Tensor ------------------------------------------------------------------------------------
+
+
+def new(x: Tensor, *data: Any) -> Tensor:
+    """A tensor of x's dtype and device: `x.new(2, 3)`, zeros of that shape, or `x.new([1, 2])`."""
+    return wrap(x.B.asarray(legacy_array(data, x.dtype)), x.B, None)
+
+
+def resize_(x: Tensor, *size: Any) -> Tensor:
+    """Give x another shape: its first values stay, more of them are zeros. For buffers outside the graph."""
+    shape = new_shape(size, "resize_")
+    if x.requires_grad or x.base is not None:
+        raise RuntimeError(
+            "resize_: this tensor requires gradients or views another one; use .reshape() or make a new one"
+        )
+    if shape != x.array.shape:
+        values = x.array.reshape(-1)[: math.prod(shape)]
+        x.array = x.B.xp.zeros(shape, x.dtype)
+        x.array.reshape(-1)[: values.size] = values
+        x.version = Version()
+    return x
+
+
+def resize_as_(x: Tensor, other: Tensor) -> Tensor:
+    """Give x the shape of another tensor, as `resize_` does."""
+    return resize_(x, other.shape)

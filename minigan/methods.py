@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minigan import fill
+from minigan import fill, legacy
 from minigan.graph import recording_order
 from minigan.inplace import assign, keep_saved
 from minigan.ops import arithmetic, compare, index, linear, memory, piecewise, reduce, shape, smooth
@@ -25,7 +25,7 @@ def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         before = next(recording_order)
         new = function(self, *args, **kwargs)
         keep_saved(self, new, before)
-        return assign(self, new, name)
+        return assign(self, new, name, made=True)
 
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"`{function.__name__}`, written over this tensor."
@@ -58,12 +58,16 @@ class Methods:
     # elementwise: arithmetic, smooth, piecewise, compare, memory
     abs = piecewise.abs
     add = arithmetic.add
+    addcdiv = arithmetic.addcdiv
+    addcmul = arithmetic.addcmul
     bitwise_and = compare.bitwise_and
     bitwise_not = compare.bitwise_not
     bitwise_or = compare.bitwise_or
     bitwise_xor = compare.bitwise_xor
     ceil = piecewise.ceil
     clamp = piecewise.clamp
+    clamp_max = piecewise.clamp_max
+    clamp_min = piecewise.clamp_min
     clone = memory.clone
     contiguous = memory.contiguous
     cos = smooth.cos
@@ -76,6 +80,7 @@ class Methods:
     floor_divide = arithmetic.floor_divide
     ge = compare.ge
     gt = compare.gt
+    isclose = compare.isclose
     isfinite = compare.isfinite
     isinf = compare.isinf
     isnan = compare.isnan
@@ -174,6 +179,8 @@ class Methods:
     var = reduce.var
 
     # linear
+    addmm = linear.addmm
+    baddbmm = linear.baddbmm
     bmm = linear.bmm
     dot = linear.dot
     matmul = linear.matmul
@@ -184,8 +191,12 @@ class Methods:
     # In place
     abs_ = _in_place(piecewise.abs)
     add_ = _in_place(arithmetic.add)
+    addcdiv_ = _in_place(arithmetic.addcdiv)
+    addcmul_ = _in_place(arithmetic.addcmul)
     ceil_ = _in_place(piecewise.ceil)
     clamp_ = _in_place(piecewise.clamp)
+    clamp_max_ = _in_place(piecewise.clamp_max)
+    clamp_min_ = _in_place(piecewise.clamp_min)
     cos_ = _in_place(smooth.cos)
     div_ = _in_place(arithmetic.div)
     erf_ = _in_place(smooth.erf)
@@ -226,6 +237,11 @@ class Methods:
     uniform_ = fill.uniform_
     bernoulli_ = fill.bernoulli_
     random_ = fill.random_
+
+    # of older scripts
+    new = legacy.new
+    resize_ = legacy.resize_
+    resize_as_ = legacy.resize_as_
 
     # Python's operators
     __add__ = arithmetic.add

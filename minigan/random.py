@@ -30,7 +30,10 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream again from `seed`."""
-        self._seed = int(seed) % 2**64
+        try:
+            self._seed = int(seed) % 2**64
+        except (TypeError, ValueError):
+            raise TypeError(f"manual_seed: expected an integer, got {seed!r:.40}") from None
         digest = hashlib.blake2b(self.name.encode(), digest_size=8).digest() if self.name else b""
         self._bits = np.random.Philox(key=self._seed | int.from_bytes(digest, "little") << 64)
         self._numbers = np.random.Generator(self._bits)
@@ -72,7 +75,10 @@ class Generator:
     def uniform(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Uniforms in [0, 1): the top 24 bits of each 32-bit word (the top 53 of each 64 in float64)."""
         wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-        return self._numbers.random(tuple(shape), dtype=wide).astype(dtype, copy=False)
+        values = self._numbers.random(tuple(shape), dtype=wide)
+        if np.dtype(dtype) == np.float16:  # the top 11 bits: more would be rounded up to 1
+            values = np.floor(values * 2**11) / 2**11
+        return values.astype(dtype, copy=False)
 
     def normal(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Standard normals."""
@@ -106,12 +112,19 @@ def stream(name: str) -> Generator:
 default_generator = _streams[""]
 
 
+def source(generator: Generator | None) -> Generator:
+    """The generator itself, or the default one for None."""
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(f"expected a minigan.Generator or None as generator, got {type(generator).__name__}")
+    return default_generator if generator is None else generator
+
+
 def manual_seed(seed: int) -> Generator:
     """Start every named stream again from `seed`; returns the default one."""
     global _base_seed
-    _base_seed = int(seed)
     for generator in _streams.values():
         generator.manual_seed(seed)
+    _base_seed = int(seed)
     return default_generator
 
 
@@ -123,3 +136,7 @@ def get_rng_state() -> np.ndarray:
 def set_rng_state(state: np.ndarray) -> None:
     """Set the state of the default stream."""
     default_generator.set_state(state)
+
+
+def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """Accepted for PyTorch's sake; a run repeats from its seed anyway, and nothing changes."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from minigan import autograd, dtypes, graph
 from minigan.backend import Array, Backend, device, get_backend
-from minigan.graph import Node, RemovableHandle, Version, hook_handle, wrap
+from minigan.check import fitting, new_shape
+from minigan.graph import Node, RemovableHandle, Version, hook_handle, place, wrap
 from minigan.inplace import assign, follow
 from minigan.methods import Methods
 from minigan.ops import index, memory, shape
@@ -32,14 +33,14 @@ class Tensor(Methods):
     __slots__ = (
         "B",  # the Backend
         "__weakref__",
+        "_grad",
         "array",  # the raw array: NumPy's, CuPy's
         "base",  # the tensor this one views, if any …
-        "grad",
         "hooks",
         "made_by",  # … the (op, other inputs, parameters) of that view …
         "node",  # the Node that made it; None for a leaf
-        "requires_grad",
         "seen",  # … and the recorded version of the memory that `node` stands for
+        "tracked",  # `requires_grad`, as of `seen`
         "version",
     )
     __array_ufunc__ = None  # so that `numpy_scalar * tensor` comes to `__rmul__`
@@ -47,10 +48,10 @@ class Tensor(Methods):
     array: Array
     B: Backend
     node: Node | None
-    requires_grad: bool
+    tracked: bool
     version: Version
     base: Tensor | None
-    grad: Tensor | None
+    _grad: Tensor | None
     hooks: dict[int, Callable] | None
     made_by: tuple
     seen: int
@@ -64,8 +65,8 @@ class Tensor(Methods):
     def _become(self, array: Array, B: Backend) -> None:
         """Set every field, for a new leaf around `array`."""
         self.array, self.B = array, B
-        self.node = self.base = self.grad = self.hooks = None
-        self.requires_grad = False
+        self.node = self.base = self._grad = self.hooks = None
+        self.tracked = False
         self.version = Version()
 
     # What it is -----------------------------------------------------------------------------------
@@ -93,7 +94,17 @@ class Tensor(Methods):
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded operation made it."""
-        return self.node is None
+        return self.grad_fn is None
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to it or through it."""
+        self._fresh()
+        return self.tracked
+
+    @requires_grad.setter
+    def requires_grad(self, requires_grad: bool) -> None:
+        self.requires_grad_(requires_grad)
 
     @property
     def grad_fn(self) -> Node | None:
@@ -136,7 +147,7 @@ class Tensor(Methods):
     def stride(self, dim: int | None = None) -> Any:
         """Values (not bytes) from one entry of an axis to the next."""
         steps = tuple(s // self.array.dtype.itemsize for s in self.array.strides)
-        return steps if dim is None else steps[dim]
+        return steps if dim is None else steps[shape.axis(dim, self.ndim, "stride")]
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """Whether the memory is in C order (or channels-last order, if asked)."""
@@ -165,9 +176,9 @@ class Tensor(Methods):
             text += f", dtype={self.dtype}"
         if self.B.device.type != "cpu":
             text += f", device='{self.device}'"
-        if self.node is not None:
-            text += f", grad_fn=<{self.node.name()}>"
-        elif self.requires_grad:
+        if (node := self.grad_fn) is not None:
+            text += f", grad_fn=<{node.name()}>"
+        elif self.tracked:
             text += ", requires_grad=True"
         return f"tensor({text})"
 
@@ -175,14 +186,25 @@ class Tensor(Methods):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for gradients of this leaf, or stop asking."""
-        if self.node is not None and not requires_grad:
+        if self.grad_fn is not None and not requires_grad:
             raise RuntimeError(
                 "requires_grad_(False) works on leaf tensors only; use .detach() for the result of an op"
             )
         if requires_grad and self.array.dtype.kind != "f":
             raise RuntimeError(f"only floating tensors can require gradients, this one is {self.dtype}")
-        self.requires_grad = bool(requires_grad)
+        self.tracked = bool(requires_grad)
         return self
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What the backward sweeps so far have added up for this leaf; None if nothing, or after zeroing."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, grad: Tensor | None) -> None:
+        if grad is not None:
+            autograd._check_like(self, grad, "what is assigned to .grad")
+        self._grad = grad
 
     def backward(
         self,
@@ -200,7 +222,9 @@ class Tensor(Methods):
 
     def detach_(self) -> Tensor:
         """Leave the graph."""
-        self.node, self.requires_grad = None, False
+        if self.base is not None:
+            raise RuntimeError("detach_: a view cannot leave the graph that its base is in; use .detach()")
+        self.node, self.tracked = None, False
         return self
 
     @property
@@ -210,11 +234,14 @@ class Tensor(Methods):
 
     @data.setter
     def data(self, new: Tensor) -> None:
-        self.array, self.B = new.array, new.B
-        self._bump("assignment to .data")
+        if not isinstance(new, Tensor):
+            raise TypeError(f"assignment to .data: expected a Tensor, got {type(new).__name__}")
+        self.array, self.B, self.version, self.base = new.array, new.B, new.version, None
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(gradient)` when this tensor's gradient is known; what it returns is used instead."""
+        if not callable(hook):
+            raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that does not require gradients")
         return hook_handle(self.grad_fn or self, hook)
@@ -225,16 +252,20 @@ class Tensor(Methods):
             graph.retain(self)
 
     def _fresh(self) -> None:
-        if self.base is not None and self.seen != self.version.recorded:
-            self._replay()
-
-    def _replay(self) -> None:
-        """Take this view's place in the graph anew, after its memory was changed through another tensor."""
-        assert self.base is not None
-        self.base._fresh()
-        with autograd.enable_grad():
-            again = follow(self.base, (self.made_by,))
-        self.node, self.requires_grad, self.seen = again.node, again.requires_grad, self.version.recorded
+        """Take this view's place in the graph anew, if its memory was changed through another tensor."""
+        stale = []
+        tensor = self
+        while tensor.base is not None and tensor.seen != tensor.version.recorded:
+            stale.append(tensor)
+            tensor = tensor.base
+        for tensor in reversed(stale):
+            with autograd.enable_grad():
+                node = follow(tensor.base, (tensor.made_by,)).node  # type: ignore[arg-type]  # has a base
+            if tensor.tracked and tensor.node is None and node is not None:
+                raise RuntimeError("the base of a view that is a leaf and requires grad was changed in place")
+            if node is not None or tensor.node is not None:
+                place(tensor, node)
+            tensor.seen = tensor.version.recorded
 
     def _bump(self, by: str) -> None:
         """Note that the memory was changed, and by what."""
@@ -242,7 +273,7 @@ class Tensor(Methods):
         self.version.by = by
 
     def _assign(self, new: Any, by: str) -> Tensor:
-        return assign(self, new, by)
+        return assign(self, new, by, made=True)
 
     # Conversions -----------------------------------------------------------------------------------
 
@@ -381,11 +412,11 @@ class Tensor(Methods):
         return bool((self == value).any())
 
     def __deepcopy__(self, memo: dict) -> Tensor:
-        if self.node is not None:
+        if self.grad_fn is not None:
             raise RuntimeError("only leaf tensors can be deep-copied; .detach() the result of an operation first")
         copy = object.__new__(type(self))
         copy._become(self.B.xp.array(self.array), self.B)
-        copy.requires_grad = self.requires_grad
+        copy.tracked = self.tracked
         copy.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
         copy.__dict__.update(getattr(self, "__dict__", {})) if hasattr(copy, "__dict__") else None
         memo[id(self)] = copy
@@ -404,7 +435,9 @@ class Tensor(Methods):
 
     def _new(self, fill: str, size: tuple, args: tuple, kwargs: dict) -> Tensor:
         B = get_backend(kwargs.get("device") or self.device)
-        array = getattr(B.xp, fill)(shape.shape_of(size, f"new_{fill}"), *args, kwargs.get("dtype") or self.dtype)
+        dtype = dtypes.checked_dtype(f"new_{fill}", kwargs.get("dtype") or self.dtype)
+        value = (fitting("new_full", args[0], dtype).item(),) if args else ()
+        array = getattr(B.xp, fill)(new_shape(size, f"new_{fill}"), *value, dtype)
         return wrap(array, B, None).requires_grad_(kwargs.get("requires_grad", False))
 
     def new_zeros(self, *size: Any, **kwargs: Any) -> Tensor:

@@ -45,6 +45,11 @@ def softplus(v, beta, threshold):
     return v if beta * v > threshold else math.log(1 + math.exp(beta * v)) / beta
 
 
+def glu(x, *, dim):
+    a, b = np.split(x, 2, dim)
+    return a * sigmoid(b)
+
+
 def softmax(x, *, dim):
     powers = np.exp(x)
     return powers / powers.sum(dim, keepdims=True)
@@ -135,6 +140,10 @@ def sides(padding):
     return (top, bottom), (left, right)
 
 
+def sequence(value):
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
 def per_axis(value, ndim):
     return (value,) * ndim if isinstance(value, int) else tuple(value)
 
@@ -211,8 +220,7 @@ def instance_norm(x, w=None, b=None, *, eps, spatial, **_):
 
 
 def layer_norm(x, w=None, b=None, *, normalized_shape, eps, **_):
-    count = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
-    return group_by_group(x, w, b, tuple(range(x.ndim - count, x.ndim)), eps)
+    return group_by_group(x, w, b, tuple(range(x.ndim - len(sequence(normalized_shape)), x.ndim)), eps)
 
 
 def group_norm(x, w=None, b=None, *, num_groups, eps, **_):
@@ -235,7 +243,7 @@ def by_statistics(x, w=None, b=None, *, mean, var, eps, **_):
 
 
 def running(*batches, momentum, samples, num_features, **_):
-    """Running mean and variance after some batches; of each sample for itself, or of all of them together."""
+    """Mean, variance and count after some batches; as for samples one by one, which are not counted, or together."""
     mean, var = np.zeros(num_features), np.ones(num_features)
     for count, x in enumerate(batches, start=1):
         m = 1 / count if momentum is None else momentum
@@ -243,7 +251,7 @@ def running(*batches, momentum, samples, num_features, **_):
             sets = [sample[c] for sample in x] if samples else [x[:, c]]
             mean[c] += m * (sum(s.mean() for s in sets) / len(sets) - mean[c])
             var[c] += m * (sum(s.var(ddof=1) for s in sets) / len(sets) - var[c])
-    return (mean, var) if samples else (mean, var, np.int64(len(batches)))
+    return mean, var, np.int64(0 if samples else len(batches))
 
 
 def dropout(x, *, p, seed, whole_channels=False, **_):
@@ -276,6 +284,11 @@ def avg_pool2d(x, *, count_include_pad, divisor_override, **settings):
     return y
 
 
+def avg_pool1d(x, *, kernel_size, stride, padding, **settings):
+    axes = {"kernel_size": (1, kernel_size), "stride": stride and (1, stride), "padding": (0, padding)}
+    return avg_pool2d(x[..., None, :], divisor_override=None, **axes, **settings)[..., 0, :]
+
+
 def max_pool2d(x, *, return_indices, **settings):
     rows, columns = pool_windows(x.shape, **settings)
     y = np.zeros((*x.shape[:-2], len(rows), len(columns)))
@@ -295,7 +308,7 @@ def adaptive_avg_pool2d(x, *, output_size):
     return y
 
 
-def upsample(x, *, size=None, scale_factor=None, mode="nearest", align_corners=None):
+def upsample(x, *, size=None, scale_factor=None, mode="nearest", align_corners=None, **_):
     """Axis by axis: the value, or the mixture of two, at the place of each output entry in the input."""
     count = x.ndim - 2
     factors = per_axis(scale_factor, count) if isinstance(scale_factor, (int, tuple)) else (scale_factor,) * count
@@ -318,6 +331,11 @@ def upsample(x, *, size=None, scale_factor=None, mode="nearest", align_corners=N
     return x
 
 
+def flatten(x, *, start_dim, end_dim):
+    start, end = start_dim % x.ndim, end_dim % x.ndim
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
+
+
 def pixel_shuffle(x, *, upscale_factor):
     r = upscale_factor
     y = np.zeros((*x.shape[:-3], x.shape[-3] // r**2, x.shape[-2] * r, x.shape[-1] * r))
@@ -332,74 +350,3 @@ def pixel_unshuffle(x, *, downscale_factor):
     for *_, c, i, j in np.ndindex(x.shape):
         y[..., c * r**2 + i % r * r + j % r, i // r, j // r] = x[..., c, i, j]
     return y
-
-
-# Losses -----------------------------------------------------------------------------------------------------
-
-
-def reduced(losses, reduction, total=None):
-    """`total` is what a mean divides by, if not the number of losses."""
-    if reduction == "none":
-        return losses
-    return losses.sum() / (1 if reduction == "sum" else losses.size if total is None else total)
-
-
-def distance(function):
-    """A loss from a function of the difference, a Python float."""
-    return lambda x, t, reduction, **settings: reduced(
-        elementwise(lambda d: function(d, **settings))(x - t), reduction
-    )
-
-
-def smooth_l1(d, beta):
-    return d * d / (2 * beta) if abs(d) < beta else abs(d) - beta / 2
-
-
-def hinge_embedding(x, t, *, margin, reduction):
-    return reduced(elementwise(lambda v, k: v if k == 1 else max(0, margin - v))(x, t), reduction)
-
-
-def kl_div(x, t, *, reduction, log_target):
-    losses = elementwise(lambda v, k: math.exp(k) * (k - v) if log_target else k * (math.log(k) - v))(x, t)
-    return reduced(losses, "mean" if reduction == "batchmean" else reduction, len(x) if reduction == "batchmean" else None)
-
-
-def bce(x, t, *, weight, reduction):
-    losses = elementwise(lambda v, k: -k * math.log(v) - (1 - k) * math.log(1 - v))(x, t)
-    return reduced(losses * (1 if weight is None else weight), reduction)
-
-
-def bce_with_logits(x, t, *, weight, pos_weight, reduction):
-    p = sigmoid(x)
-    losses = -(1 if pos_weight is None else np.array(pos_weight)) * t * np.log(p) - (1 - t) * np.log(1 - p)
-    return reduced(losses * (1 if weight is None else weight), reduction)
-
-
-def nll(x, t, *, weight, ignore_index, reduction, **_):
-    """Value by value; classes lie on axis 1, or on axis 0 of a single sample."""
-    losses, weights = np.zeros(t.shape), np.zeros(t.shape)
-    for at in np.ndindex(t.shape):
-        if t[at] != ignore_index:
-            weights[at] = 1 if weight is None else weight[t[at]]
-            losses[at] = -weights[at] * x[(*at[:1], t[at], *at[1:])]
-    return reduced(losses, reduction, weights.sum())
-
-
-def cross_entropy(x, t, *, weight, ignore_index, reduction, label_smoothing, **_):
-    axis = min(x.ndim - 1, 1)
-    logp = x - np.log(np.exp(x).sum(axis, keepdims=True))
-    w = np.ones(x.shape[axis]) if weight is None else np.array(weight)
-    weighted = np.moveaxis(np.moveaxis(logp, axis, -1) * w, -1, axis)
-    if t.dtype.kind == "f":
-        soft = (1 - label_smoothing) * t + label_smoothing / x.shape[axis]
-        return reduced(-(soft * weighted).sum(axis), reduction)
-    kept = t != ignore_index
-    picked = nll(logp, t, weight=w, ignore_index=ignore_index, reduction="none")
-    even = np.where(kept, -weighted.mean(axis), 0)
-    losses = (1 - label_smoothing) * picked + label_smoothing * even
-    return reduced(losses, reduction, w[t[kept]].sum())
-
-
-def cosine_similarity(x, y, *, dim, eps):
-    lengths = [np.sqrt((v * v).sum(dim)).clip(eps) for v in (x, y)]
-    return (x * y).sum(dim) / lengths[0] / lengths[1]

@@ -1,14 +1,13 @@
 """From a layer to a `harness.Row`: the layer as a function of its parameters, and what to draw for its settings."""
 
-import itertools
+import math
 import random
 
 import layer_oracles as right
-import numpy as np
 from harness import Row
 from hypothesis import assume
 from hypothesis import strategies as st
-from strategies import REAL, Placed, away_from, placed, positive_shapes, seeds, shapes, whole
+from strategies import DISTINCT, REAL, placed, seeds, shapes
 
 import minigan as mg
 
@@ -66,27 +65,6 @@ def in_eval(layer):
     return make
 
 
-def seeded(layer):
-    """The same noise in every call."""
-
-    def make(seed, **chosen):
-        mg.manual_seed(seed)
-        return layer(**chosen)
-
-    return make
-
-
-def weighted(layer):
-    """With lists as weights."""
-
-    def make(weight, classes=None, **chosen):
-        if "pos_weight" in chosen and chosen["pos_weight"] is not None:
-            chosen["pos_weight"] = mg.tensor(chosen["pos_weight"])
-        return layer(None if weight is None else mg.tensor(weight), **chosen)
-
-    return make
-
-
 def normed(layer, norm):
     """Spectrally, in evaluation, by vectors u and v of `ones_and_halves`."""
 
@@ -105,6 +83,8 @@ def ones_and_halves(count):
 
 
 def by_spectral_norm(oracle, dim):
+    """The oracle for w/σ, and whether σ is not too near to 0."""
+
     def of_normed(x, b, w, **chosen):
         return oracle(x, w / sigma(x, b, w), b, **chosen)
 
@@ -180,14 +160,6 @@ def features(*names, lead=VECTORS):
     return lambda **chosen: together(lead, *(((chosen[name],), REAL) for name in names))
 
 
-def images(domain=REAL, low=2, high=5, multiple=(1, 1, 1)):
-    """(N, C, H, W) or (C, H, W), of multiples of some sizes."""
-    sizes = st.tuples(st.integers(1, 2), st.integers(low, high), st.integers(low, high))
-    return sizes.flatmap(
-        lambda at: together(SAMPLES, (tuple(n * m for n, m in zip(at, multiple, strict=True)), domain))
-    )
-
-
 @st.composite
 def for_convolution(draw, ndim, **chosen):
     """Large enough for one window, and for the padding; or for something to be left when the padding is cut off."""
@@ -198,7 +170,8 @@ def for_convolution(draw, ndim, **chosen):
     for axis, (k, s, (before, after), d) in enumerate(zip(kernel, stride, pairs, dilation, strict=True)):
         reach = d * (k - 1) + 1
         if "output_padding" in chosen:
-            least = 1 + max(0, -(-(before + after + 1 - reach - chosen["output_padding"][axis]) // s))
+            extra = right.per_axis(chosen["output_padding"], ndim)[axis]
+            least = 1 + max(0, -(-(before + after + 1 - reach - extra) // s))
         else:
             most = max(before, after) + (chosen["padding_mode"] == "reflect")
             least = max(1, reach - before - after, most if chosen["padding_mode"] != "zeros" else 0)
@@ -207,44 +180,20 @@ def for_convolution(draw, ndim, **chosen):
     return (draw(placed((*lead, chosen["in_channels"], *size))),)
 
 
-@st.composite
-def normalized(draw, shape, domain, batches=1):
-    """Tensors of one shape, drawn with sizes of 0 to 4, where a set of values to be normalised has two or more."""
-    size = draw(shape)
-    return tuple(draw(placed(size, domain)) for _ in range(batches))
+def channels(lead, spatial, batches=1):
+    """Well spread values, of (…, C, …) for the `num_features` of a norm that needs two or more in a set."""
+
+    def inputs(num_features, **_):
+        ends = st.tuples(st.sampled_from(lead), st.sampled_from(spatial)).filter(
+            lambda ends: math.prod(sum(ends, ())) != 1
+        )
+        return ends.flatmap(lambda ends: spread((*ends[0], num_features, *ends[1]), batches))
+
+    return inputs
 
 
-@st.composite
-def apart(draw, shape, *points):
-    """Two tensors whose difference is away from the points."""
-    x = draw(placed(draw(shape), REAL))
-    d = draw(placed(x.values.shape, away_from(*points)))
-    return x, Placed(x.values - d.values, d.layout)
-
-
-def for_reduction(reduction, min_dims=0):
-    """Shapes; a mean of nothing is left out."""
-    return positive_shapes(min_dims) if "mean" in reduction else shapes(min_dims)
-
-
-@st.composite
-def classified(draw, classes, reduction, probabilities=False, ignore_index=-100, **_):
-    """(N, C, …) with classes (N, …), the first of which counts, or with probabilities; or (C) with ()."""
-    spatial = draw(shapes(0, 2, (1, 2, 3)))
-    lead = draw(st.sampled_from([(1,), (2,), (3,), *([] if reduction == "mean" else [(0,)]), *([] if spatial else [()])]))
-    x = draw(placed((*lead, classes, *spatial)))
-    if probabilities:
-        return x, draw(placed(x.values.shape, lambda rng, shape: rng.uniform(0, 1, shape)))
-    t = draw(placed((*lead, *spatial), whole(0, classes)))
-    rng = np.random.default_rng(draw(seeds))
-    ignored = rng.random(t.values.shape) < 0.3
-    ignored.flat[:1] = False
-    t = Placed(np.where(ignored, ignore_index, t.values), t.layout)
-    return x, t
-
-
-def outside(values, chosen):
-    return [v for v in values if v != chosen]
-
-
-_ = itertools
+def spread(shape, batches=1):
+    """Tensors, none like the others, in which a few values have a variance that can be divided by."""
+    return st.tuples(
+        *(placed(shape, lambda rng, shape, i=i: i + (3 + i) * DISTINCT(rng, shape)) for i in range(batches))
+    )

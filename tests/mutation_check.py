@@ -53,7 +53,7 @@ MUTATIONS = [
     Mutation("Mul: detached factor", op("Mul"), "gz * y", "gz * y.detach()", "mul"),
     Mutation("Mul: no sum over broadcast axes", op("Mul"), "sum_to(gz * x, ctx.shapes[1])", "gz * x", "mul"),
     Mutation("Div: detached divisor", op("Div"), "gz / y,", "gz / y.detach(),", "div"),
-    Mutation("Div: dropped power", op("Div"), "(y * y)", "y", "div"),
+    Mutation("Div: dropped power", op("Div"), "x / y / y", "x / y", "div"),
     Mutation("Pow: detached base", op("Pow"), "x == 0, 1.0, x)", "x == 0, 1.0, x.detach())", "pow"),
     Mutation("Exp: detached output", op("Exp"), "ctx.output", "ctx.output.detach()", "exp"),
     Mutation("Log1p: dropped 1", op("Log1p"), "(1 + ctx.inputs[0])", "ctx.inputs[0]", "log1p"),

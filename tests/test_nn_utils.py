@@ -16,8 +16,10 @@ from minigan.nn.utils import (
     parameters_to_vector,
     parametrizations,
     remove_spectral_norm,
+    remove_weight_norm,
     spectral_norm,
     vector_to_parameters,
+    weight_norm,
 )
 from minigan.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
@@ -302,3 +304,37 @@ def test_the_older_form_can_be_initialised_before_its_first_call():
     assert twin.weight.tolist() != twin.weight_orig.tolist()
     early = remove_spectral_norm(spectral_norm(Affine(2, 2)))
     assert sorted(early.state_dict()) == ["bias", "weight"]
+
+
+# Weight norm ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1, None])
+def test_weight_norm(dim):
+    m = nn.Conv1d(3, 4, 2).double()
+    before = m.weight.tolist()
+    weight_norm(m, dim=dim)
+    axes = None if dim is None else tuple(d for d in range(3) if d != dim % 3)
+    v, g = host(m.weight_v), host(m.weight_g)
+    np.testing.assert_allclose(
+        g, np.linalg.norm(v.reshape(-1)) if dim is None else (v**2).sum(axes, keepdims=True) ** 0.5
+    )
+    np.testing.assert_allclose(host(m.weight), before, rtol=1e-14)
+    with mg.no_grad():
+        m.weight_g.mul_(2)
+        m.weight_v.mul_(3)
+    np.testing.assert_allclose(host(m.weight), 2 * np.array(before), rtol=1e-14)
+    assert list(m.state_dict()) == ["bias", "weight_g", "weight_v"]
+    m(mg.ones(1, 3, 5, dtype=mg.float64)).square().sum().backward()
+    assert m.weight_g.grad.shape == m.weight_g.shape
+    twin = copy.deepcopy(m)
+    assert remove_weight_norm(m) is m
+    assert m.weight.tolist() == twin.weight.tolist()
+    assert sorted(m.state_dict()) == ["bias", "weight"]
+
+
+def test_weight_norm_refuses():
+    with pytest.raises(ValueError, match="no parameter 'gain'"):
+        weight_norm(nn.Linear(2, 2), "gain")
+    with pytest.raises(ValueError, match="no weight norm on 'weight'"):
+        remove_weight_norm(spectral_norm(nn.Linear(2, 2)))

@@ -41,6 +41,15 @@ ROWS = [
     Row(
         "add alpha", "Add Mul", lambda x, y: mg.add(x, y, alpha=0.5), lambda x, y: x + y / 2, tensors(REAL, REAL)
     ),
+    Row("add in the old order", "Add Mul", lambda x, y: x.add(0.5, y), lambda x, y: x + y / 2, tensors(REAL, REAL)),
+    Row(
+        "addcmul", "Mul Add", lambda x, y, z: mg.addcmul(x, y, z, value=-2), lambda x, y, z: x - 2 * y * z,
+        tensors(REAL, REAL, REAL),
+    ),
+    Row(
+        "addcdiv in the old order", "Div Add", lambda x, y, z: x.addcdiv(-2, y, z), lambda x, y, z: x - 2 * y / z,
+        tensors(REAL, REAL, FAR_FROM_ZERO),
+    ),
     Row("sub", "Sub", mg.sub, elementwise(operator.sub), tensors(REAL, REAL)),
     Row("sub number", "Sub", lambda x, a: a - (x - a), lambda x, a: 2 * a - x, tensor_and(NUMBERS)),
     Row("mul", "Mul", mg.mul, elementwise(operator.mul), tensors(REAL, REAL)),
@@ -111,6 +120,8 @@ ROWS = [
             domain=away_from(-0.5, 1.0),
         ),
     ),
+    Row("clamp_min", "Clamp", lambda x: mg.clamp_min(x, 0.5), lambda x: np.maximum(x, 0.5), tensors(away_from(0.5))),
+    Row("clamp_max", "Clamp", lambda x: x.clamp_max(0.5), lambda x: np.minimum(x, 0.5), tensors(away_from(0.5))),
     Row(
         "clamp between tensors", "Where", lambda x, a, b: mg.clamp(x, a, b),
         elementwise(lambda x, a, b: min(max(x, a), b)), tensors(grid(0.0), grid(0.03), grid(0.07)),

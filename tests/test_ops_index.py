@@ -244,10 +244,16 @@ ROWS = [
     Row("scatter_add", "AddAt", with_tensors(mg.scatter_add), one_by_one(add), along_axis()),
     Row("tril", "Where", mg.tril, kept(lambda offset, k: offset <= k), tensor_and(st.integers(-2, 2), shape=matrices)),
     Row("triu", "Where", mg.triu, kept(lambda offset, k: offset >= k), tensor_and(st.integers(-2, 2), shape=matrices)),
-    Row("diagonal", "Take", mg.diagonal, np.diagonal, tensor_and(shape=matrices)),
     Row(
-        "diagonal of other axes", "Take", lambda x: mg.diagonal(x, -1, 0), lambda x: np.diagonal(x, 0, -1, 0),
-        tensor_and(shape=matrices),
+        "diagonal", "Diagonal", mg.diagonal, np.diagonal, tensor_and(st.integers(-2, 2), shape=matrices), view=True
+    ),
+    Row(
+        "diagonal of other axes", "Diagonal", lambda x: mg.diagonal(x, 0, -1, 0), lambda x: np.diagonal(x, 0, -1, 0),
+        tensor_and(shape=matrices), view=True,
+    ),
+    Row(
+        "undiagonal", "Undiagonal", lambda y: apply(REGISTRY["Undiagonal"], y),
+        lambda y: y[..., None] * np.eye(y.shape[-1]), tensor_and(shape=matrices),
     ),
     Row(
         "nonzero", "", lambda x: mg.nonzero(x > 0), lambda x: np.argwhere(x > 0), tensor_and(domain=FAR_FROM_ZERO),

@@ -36,6 +36,13 @@ def with_vectors(draw, left, right):
 
 
 @st.composite
+def added(draw, batch):
+    """A row to add, and two matrices, or two stacks of them."""
+    x, y = draw(matrices(batch=batch))
+    return draw(placed(y.values.shape[-1:])), x, y
+
+
+@st.composite
 def affine(draw, bias):
     outer, inputs, outputs = draw(shapes(0, 2)), draw(sides), draw(sides)
     case = draw(placed((*outer, inputs))), draw(placed((outputs, inputs)))
@@ -113,6 +120,11 @@ ROWS = [
     Row("mv", "Matmul", lambda x, y: mg.mv(x[0], y), lambda x, y: (x[0] * y).sum(-1), with_vectors(False, True)),
     Row("dot", "Matmul", mg.dot, lambda x, y: (x * y).sum(), with_vectors(True, True)),
     Row("outer", "Mul", mg.outer, np.multiply.outer, with_vectors(True, True)),
+    Row(
+        "addmm", "Matmul Add", lambda z, x, y: mg.addmm(z, x, y, beta=0.5, alpha=2.0),
+        lambda z, x, y: z / 2 + 2 * rows_by_columns(x, y), added(batch=0),
+    ),
+    Row("baddbmm", "Matmul Add", mg.baddbmm, lambda z, x, y: z + rows_by_columns(x, y), added(batch=1)),
     Row("linear", "Linear", linear, lambda x, w: (x[..., None, :] * w).sum(-1), affine(False), order=3),
     Row("linear with bias", "Linear", linear, lambda x, w, b: (x[..., None, :] * w).sum(-1) + b, affine(True), order=3),
     *(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from harness import Row, check
+from harness import Row, check, host
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
@@ -213,8 +213,8 @@ ROWS = [
         "unbind", "Slice", lambda x, d: mg.unbind(x, d) + (x * 1,),
         lambda x, d: [*np.moveaxis(x, d, 0), x], tensor_and(an_axis, shape=positive_shapes(1, 3)), view=None,
     ),
-    Row("tile", "Expand", mg.tile, np.tile, tensor_and(reps), view=None),
-    Row("repeat", "Expand", lambda x, by: x.repeat(*by), np.tile, tensor_and(reps), view=None),
+    Row("tile", "Expand Clone", mg.tile, np.tile, tensor_and(reps)),
+    Row("repeat", "Expand Clone", lambda x, by: x.repeat(*by), np.tile, tensor_and(reps)),
     Row(
         "repeat_interleave", "Expand", mg.repeat_interleave, np.repeat,
         tensor_and(st.integers(0, 3), an_axis, shape=some), view=None,
@@ -276,3 +276,25 @@ def test_expanded_inputs(dtype):
     assert mg.matmul(x.expand(4, 3), w).tolist() == mg.matmul(x.repeat(4, 1), w).tolist()
     check_grads(lambda x, w: mg.matmul(x.expand(4, 3), mg.tanh(w.expand(2, 3)).T), (x, w))
     check_grads(lambda x: x.expand(4, 3).reshape(3, 4).cumsum(0), (x,))
+
+
+def test_repeats_have_memory_of_their_own():
+    """Merging the axes of an expanded tensor can leave a view, which nothing could be written into."""
+    x = mg.ones(1, 1, 3)
+    for y in (x.repeat(4, 1, 1), mg.tile(x, (4, 1, 1)), mg.repeat_interleave(x, 4, 0), x.repeat(1, 1, 1)):
+        y.zero_()
+        assert y.tolist() == mg.zeros(*y.shape).tolist()
+    assert x.tolist() == [[[1, 1, 1]]]
+
+
+@pytest.mark.parametrize("indexing", ["ij", "xy"])
+def test_meshgrid(indexing):
+    x, y, z = mg.arange(2.0, requires_grad=True), mg.arange(3), mg.tensor(5)
+    grids = mg.meshgrid(x, y, z, indexing=indexing)
+    for grid, right in zip(grids, np.meshgrid([0, 1], [0, 1, 2], [5], indexing=indexing), strict=True):
+        np.testing.assert_array_equal(host(grid), right)
+    grids[0].sum().backward()
+    assert x.grad.tolist() == [3, 3]
+    assert [g.tolist() for g in mg.meshgrid([y, y])] == [g.tolist() for g in mg.meshgrid(y, y)]
+    with pytest.raises(RuntimeError, match="'ij' or 'xy'"):
+        mg.meshgrid(y, indexing="yx")

@@ -1,8 +1,8 @@
-"""PyTorch's switches for cuDNN, which public scripts set. They are accepted and change nothing.
+"""PyTorch's switches for cuDNN, and its question after MPS, as public scripts have them. They change nothing.
 
 The backends of minigan itself are in `minigan.backend`.
 """
 
-from minigan.backends import cudnn
+from minigan.backends import cudnn, mps
 
-__all__ = ["cudnn"]
+__all__ = ["cudnn", "mps"]

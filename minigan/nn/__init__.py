@@ -7,12 +7,13 @@
 (5, 1)
 """
 
-from minigan.nn import functional, init, utils
+from minigan.nn import functional, init, parallel, utils
 from minigan.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from minigan.nn.module import Module
 from minigan.nn.modules.activation import (
     ELU,
     GELU,
+    GLU,
     SELU,
     Hardtanh,
     LeakyReLU,
@@ -61,6 +62,7 @@ from minigan.nn.modules.norm import (
 )
 from minigan.nn.modules.pooling import (
     AdaptiveAvgPool2d,
+    AvgPool1d,
     AvgPool2d,
     MaxPool2d,
     Upsample,
@@ -72,9 +74,11 @@ from minigan.nn.modules.shape import (
     Flatten,
     PixelShuffle,
     PixelUnshuffle,
+    ReflectionPad1d,
     ReflectionPad2d,
     ReplicationPad2d,
     Unflatten,
     ZeroPad2d,
 )
+from minigan.nn.parallel import DataParallel
 from minigan.nn.parameter import Parameter

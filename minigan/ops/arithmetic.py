@@ -81,7 +81,7 @@ class Div(Op):
         x, y = ctx.inputs
         return (
             sum_to(gz / y, ctx.shapes[0]) if ctx.needs[0] else None,
-            sum_to(-gz * x / (y * y), ctx.shapes[1]) if ctx.needs[1] else None,
+            sum_to(-gz * (x / y / y), ctx.shapes[1]) if ctx.needs[1] else None,
         )
 
 
@@ -143,8 +143,10 @@ class Neg(Op):
 # The functions -------------------------------------------------------------------------------------------
 
 
-def add(x: Operand, y: Operand, *, alpha: Number = 1) -> Tensor:
-    """x + alpha·y"""
+def add(x: Operand, y: Operand, *last: Operand, alpha: Number = 1) -> Tensor:
+    """x + alpha·y; in older scripts also `add(x, alpha, y)`"""
+    if last:
+        alpha, (y,) = y, last
     return apply(Add, *operands("add", x, y if alpha == 1 else y * alpha))
 
 
@@ -156,6 +158,20 @@ def sub(x: Operand, y: Operand, *, alpha: Number = 1) -> Tensor:
 def mul(x: Operand, y: Operand) -> Tensor:
     """x·y"""
     return apply(Mul, *operands("mul", x, y))
+
+
+def addcmul(x: Tensor, y: Operand, z: Tensor, *last: Tensor, value: Number = 1) -> Tensor:
+    """x + value·y·z; in older scripts also `addcmul(x, value, y, z)`"""
+    if last:
+        value, y, (z,) = y, z, last
+    return add(x, mul(y, z), alpha=value)
+
+
+def addcdiv(x: Tensor, y: Operand, z: Tensor, *last: Tensor, value: Number = 1) -> Tensor:
+    """x + value·y/z; in older scripts also `addcdiv(x, value, y, z)`"""
+    if last:
+        value, y, (z,) = y, z, last
+    return add(x, div(y, z), alpha=value)
 
 
 def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Tensor:

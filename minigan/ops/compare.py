@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from minigan.check import check_tensors
 from minigan.dtypes import operands
 from minigan.graph import wrap
 
@@ -47,11 +48,25 @@ bitwise_xor = _compare("bitwise_xor", "bitwise_xor")
 
 def _test(name: str, symbol: str) -> Any:
     def test(x: Tensor) -> Tensor:
-        return wrap(x.B.xp.asarray(getattr(x.B.xp, symbol)(x.array)), x.B, None)
+        check_tensors(name, x)
+        try:
+            return wrap(x.B.xp.asarray(getattr(x.B.xp, symbol)(x.array)), x.B, None)
+        except TypeError as error:
+            raise TypeError(f"{name} of dtype {x.dtype}: {error}") from error
 
     test.__name__ = test.__qualname__ = name
     test.__doc__ = f"Elementwise {symbol.replace('_', ' ')}, as a bool tensor"
     return test
+
+
+def isclose(x: Tensor, y: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    """Whether |x - y| ≤ atol + rtol·|y|, elementwise"""
+    x, y = operands("isclose", x, y)
+    try:
+        close = x.B.xp.isclose(x.array, getattr(y, "array", y), rtol=rtol, atol=atol, equal_nan=equal_nan)
+    except ValueError as error:
+        raise RuntimeError(f"isclose of {tuple(x.shape)} and {tuple(y.shape)}: {error}") from error
+    return wrap(x.B.xp.asarray(close), x.B, None)
 
 
 isnan = _test("isnan", "isnan")

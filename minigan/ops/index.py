@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.check import check_tensors, whole
 from minigan.graph import Op, apply, wrap
+from minigan.inplace import assign
 from minigan.ops.piecewise import masked_fill
 from minigan.ops.shape import axis, broadcast_to, sum_to
 
@@ -189,9 +191,12 @@ def _integers_first(x: Tensor, pattern: tuple) -> tuple[Tensor, tuple]:
 
 
 def _check_range(x: Tensor, pattern: tuple) -> None:
+    if pattern.count(...) > 1:
+        raise IndexError("an index can have `...` only once")
     used = sum(part is not None and part is not ... for part in pattern)
     if used > x.ndim:
-        raise IndexError(f"too many indices: got {used} for a tensor with {x.ndim} axes")
+        hint = "" if x.ndim else "; its value is .item()"
+        raise IndexError(f"too many indices: got {used} for a tensor with {x.ndim} axes{hint}")
     if ... not in pattern:
         at = 0
         for part in pattern:
@@ -202,28 +207,35 @@ def _check_range(x: Tensor, pattern: tuple) -> None:
 
 def setitem(x: Tensor, index: Any, value: Any) -> None:
     """x[index] = value"""
+    from minigan.creation import as_operand
+
     pattern, arrays = _parse(x, index)
     _check_range(x, pattern)
     if not arrays:
         if hasattr(value, "array"):
             value = value.to(x.dtype)
-        getitem(x, index)._assign(value, "indexed assignment")
+        assign(getitem(x, index), value, "indexed assignment")
         return
-    if hasattr(value, "array"):
-        value = value.to(x.dtype)
+    value = value.to(x.dtype) if hasattr(value, "array") else as_operand(value, x)
     x, pattern = _integers_first(x, pattern)
-    x._assign(apply(PutAt, x, value, *arrays, pattern=pattern), "indexed assignment")
+    assign(x, apply(PutAt, x, value, *arrays, pattern=pattern), "indexed assignment", made=True)
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """The entries of an axis named by a vector of integers."""
-    if index.ndim > 1:
-        raise IndexError(f"index_select: expected a vector of integers, got an index of shape {tuple(index.shape)}")
-    return x[(slice(None),) * axis(dim, x.ndim, "index_select") + (index,)]
+    check_tensors("index_select", index)
+    if index.ndim > 1 or index.array.dtype.kind not in "iu":
+        raise IndexError(
+            f"index_select: expected a vector of integers, got {index.dtype} of shape {tuple(index.shape)}"
+        )
+    dim = axis(dim, x.ndim, "index_select")
+    _check_bounds(x, dim, index, "index_select", IndexError)
+    return x[(slice(None),) * dim + (index,)]
 
 
 def masked_select(x: Tensor, mask: Tensor) -> Tensor:
     """The values where the mask holds, as a vector."""
+    check_tensors("masked_select", mask)
     return broadcast_to(x, mask.shape)[mask] if x.ndim < mask.ndim else x[broadcast_to(mask, x.shape)]
 
 
@@ -238,8 +250,17 @@ def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:
 # Along one axis ---------------------------------------------------------------------------------------
 
 
+def _check_bounds(x: Tensor, dim: int, index: Tensor, name: str, error: type[Exception]) -> None:
+    """Negative indices count from the end in an array module, and nowhere in PyTorch but in x[index]."""
+    check_tensors(name, index)
+    size = x.array.shape[dim] if x.ndim else 1
+    if index.array.size and not (int(index.array.min()) >= 0 and int(index.array.max()) < size):
+        raise error(f"{name}: expected indices from 0 to {size - 1}, the size of axis {dim} being {size}, got others")
+
+
 def _along(x: Tensor, dim: int, index: Tensor, name: str) -> list[Tensor]:
     """Index tensors that, together, name for each place of `index` the entry of x along axis `dim`."""
+    check_tensors(name, index)
     if index.array.dtype.kind not in "iu":
         raise RuntimeError(f"{name}: expected an integer index, got {index.dtype}")
     if index.ndim != x.ndim:
@@ -264,14 +285,26 @@ def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
     if x.ndim == 0:
         return gather(x.reshape(1), 0, index.reshape(1)).reshape(())
-    places = _along(x, axis(dim, x.ndim, "gather"), index, "gather")
-    return apply(Take, x, *places, pattern=(_ARRAY,) * x.ndim)
+    dim = axis(dim, x.ndim, "gather")
+    _check_bounds(x, dim, index, "gather", RuntimeError)
+    return take_along(x, dim, index)
+
+
+def take_along(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """As `gather`, of indices that are known to be in bounds."""
+    if x.ndim == 0:
+        return x.clone()
+    return apply(Take, x, *_along(x, dim, index, "gather"), pattern=(_ARRAY,) * x.ndim)
 
 
 def scatter(x: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None) -> Tensor:
     """x with x[index[i][j]][j] = src[i][j] for dim 0, and so on."""
     src = value if src is None else src
-    places = _along(x, axis(dim, x.ndim, "scatter"), index, "scatter")
+    if src is None:
+        raise TypeError("scatter: expected `src` or `value`, got neither")
+    dim = axis(dim, x.ndim, "scatter")
+    _check_bounds(x, dim, index, "scatter", RuntimeError)
+    places = _along(x, dim, index, "scatter")
     if hasattr(src, "array"):
         src = src[tuple(slice(size) for size in index.shape)]
     return apply(PutAt, x, src, *places, pattern=(_ARRAY,) * x.ndim)
@@ -279,19 +312,24 @@ def scatter(x: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any =
 
 def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """x with src[i][j] added to x[index[i][j]][j] for dim 0, and so on."""
-    places = _along(x, axis(dim, x.ndim, "scatter_add"), index, "scatter_add")
+    check_tensors("scatter_add", index, src)
+    dim = axis(dim, x.ndim, "scatter_add")
+    _check_bounds(x, dim, index, "scatter_add", RuntimeError)
+    places = _along(x, dim, index, "scatter_add")
     src = src[tuple(slice(size) for size in index.shape)]
     return x + apply(AddAt, src, *places, pattern=(_ARRAY,) * x.ndim, shape=x.array.shape)
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
     """x with zeros above a diagonal of its last two axes."""
-    return _triangle(x, lambda row, column: column - row <= diagonal)
+    last = whole("tril", diagonal)
+    return _triangle(x, lambda row, column: column - row <= last)
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """x with zeros below a diagonal of its last two axes."""
-    return _triangle(x, lambda row, column: column - row >= diagonal)
+    first = whole("triu", diagonal)
+    return _triangle(x, lambda row, column: column - row >= first)
 
 
 def _triangle(x: Tensor, keep: Any) -> Tensor:
@@ -303,8 +341,40 @@ def _triangle(x: Tensor, keep: Any) -> Tensor:
     return masked_fill(x, wrap(~mask, x.B, None), 0)
 
 
-def diagonal(x: Tensor, dim1: int = 0, dim2: int = 1) -> Tensor:
-    """The diagonal of two axes, as a new last axis."""
-    moved = x.movedim((dim1, dim2), (-2, -1))
-    places = wrap(x.B.xp.arange(min(moved.shape[-2:])), x.B, None)
-    return moved[..., places, places]
+class Diagonal(Op):
+    """y = the diagonal of the last two axes, which have one size: a view"""
+
+    view = True
+
+    @staticmethod
+    def forward(ctx, B, x):
+        return B.xp.einsum("...ii->...i", x)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        return apply(Undiagonal, gy)
+
+
+class Undiagonal(Op):
+    """The adjoint of Diagonal: zeros with y written on the diagonal"""
+
+    @staticmethod
+    def forward(ctx, B, y):
+        x = B.xp.zeros((*y.shape, y.shape[-1]), y.dtype)
+        B.xp.einsum("...ii->...i", x)[...] = y
+        return x
+
+    @staticmethod
+    def vjp(ctx, gx):
+        return apply(Diagonal, gx)
+
+
+def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The diagonal of two axes, `offset` places above the main one, as a new last axis: a view."""
+    if axis(dim1, x.ndim, "diagonal") == axis(dim2, x.ndim, "diagonal"):
+        raise RuntimeError(f"diagonal: dim1 and dim2 must differ, got {dim1} and {dim2} for shape {tuple(x.shape)}")
+    x = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = x.shape[-2:]
+    down, right = max(-whole("diagonal", offset), 0), max(offset, 0)
+    size = max(min(rows - down, columns - right), 0)
+    return apply(Diagonal, x[..., down : down + size, right : right + size])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from minigan.check import check_tensors
 from minigan.graph import Op, apply
+from minigan.ops.arithmetic import add
 from minigan.ops.shape import permute, reshape, sum_to, transpose
 
 if TYPE_CHECKING:
@@ -56,8 +58,7 @@ class Linear(Op):
 
 def check_same_dtype(name: str, *tensors: Tensor | None) -> None:
     """Raise unless all have one floating dtype."""
-    if not all(t is None or hasattr(t, "array") for t in tensors):
-        raise TypeError(f"{name}: expected Tensors, got {', '.join(type(t).__name__ for t in tensors)}")
+    check_tensors(name, *(t for t in tensors if t is not None))
     kinds = [t.array.dtype for t in tensors if t is not None]
     if any(kind != kinds[0] for kind in kinds):
         raise RuntimeError(
@@ -80,6 +81,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """X·Y over the last two axes, the others broadcast; vectors count as a row (left) or a column (right)."""
+    check_tensors("matmul", x, y)
     check_same_dtype("matmul", x, y)
     if x.ndim == 0 or y.ndim == 0:
         raise RuntimeError("matmul: both arguments need at least one axis, got a 0-d tensor; use *")
@@ -128,6 +130,16 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return _exactly("dot", x, y, 1)
 
 
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta·input + alpha·mat1·mat2 for two matrices."""
+    return add(input if beta == 1 else input * beta, mm(mat1, mat2), alpha=alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta·input + alpha·batch1·batch2 for two stacks of matrices."""
+    return add(input if beta == 1 else input * beta, bmm(batch1, batch2), alpha=alpha)
+
+
 def outer(x: Tensor, y: Tensor) -> Tensor:
     """z[i, j] = x[i]·y[j]"""
     if x.ndim != 1 or y.ndim != 1:
@@ -169,10 +181,16 @@ def einsum(equation: str, *operands: Tensor | list[Tensor]) -> Tensor:
     >>> mg.einsum("ij,ij->i", mg.ones(2, 3), mg.ones(2, 3))
     tensor([3., 3.])
     """
+    if not isinstance(equation, str) or not operands or len(equation.replace("...", "").split("->")) > 2:
+        raise TypeError(f"einsum: expected an equation such as 'ij,jk->ik' and its operands, got {equation!r}")
     tensors: list[Tensor] = list(operands[0]) if isinstance(operands[0], (list, tuple)) else list(operands)  # type: ignore[arg-type]
     check_same_dtype("einsum", *tensors)
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
+    for term in (*terms, out):
+        letters = term.replace("...", "", 1)
+        if letters and not (letters.isascii() and letters.isalpha()):
+            raise RuntimeError(f"einsum: {term!r} of {equation!r}: expected letters, and `...` at most once")
     if len(terms) != len(tensors):
         raise RuntimeError(f"einsum: {equation!r} names {len(terms)} operands, got {len(tensors)}")
     terms, batch = _without_ellipsis(terms, tensors, equation)
@@ -189,7 +207,7 @@ def einsum(equation: str, *operands: Tensor | list[Tensor]) -> Tensor:
             while term.count(letter) > 1:
                 first = term.index(letter)
                 second = term.index(letter, first + 1)
-                x = x.diagonal(first, second)
+                x = x.diagonal(0, first, second)
                 term = term.replace(letter, "", 2) + letter
         elsewhere = "".join(terms[:i] + terms[i + 1 :]) + out
         alone = [d for d, letter in enumerate(term) if letter not in elsewhere]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from minigan import dtypes
 from minigan.backend import Backend
+from minigan.check import check_tensors
 from minigan.graph import Op, apply, wrap
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Move(Op):
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
     """The same values in another dtype; x itself if it has that already"""
-    target = np.dtype(dtype)
+    target = dtypes.checked_dtype("to", dtype)
     if x.array.dtype == target:
         return x
     source = x.array.dtype
@@ -94,4 +93,5 @@ def zeros_like(x: Tensor) -> Tensor:
 
 def as_floating(x: Tensor) -> Tensor:
     """Integers and booleans in the default floating dtype."""
+    check_tensors("an elementwise function", x)
     return x if x.array.dtype.kind in "fc" else x.to(dtypes.get_default_dtype())

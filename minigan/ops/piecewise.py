@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minigan import dtypes
+from minigan.check import check_tensors, number, plain
 from minigan.dtypes import operands
 from minigan.graph import Op, apply, wrap
 from minigan.ops.memory import as_floating, zeros_like
@@ -171,7 +172,7 @@ def relu(x: Tensor) -> Tensor:
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     """x where x > 0, negative_slope·x elsewhere"""
-    return apply(LeakyRelu if negative_slope >= 0 else LeakyReluFromInput, x, slope=negative_slope)
+    return apply(LeakyRelu if negative_slope >= 0 else LeakyReluFromInput, x, slope=plain(negative_slope))
 
 
 def clamp(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
@@ -181,9 +182,20 @@ def clamp(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> 
     if hasattr(min, "array") or hasattr(max, "array"):
         low = x if min is None else where(x < min, min, x)
         return low if max is None else where(low > max, max, low)
+    min, max = (None if limit is None else number("clamp", limit) for limit in (min, max))
     if x.array.dtype.kind != "f" and any(isinstance(limit, float) for limit in (min, max)):
         x = as_floating(x)
     return apply(Clamp, x, low=min, high=max)
+
+
+def clamp_min(x: Tensor, min: Operand) -> Tensor:
+    """The larger of x and min"""
+    return clamp(x, min=min)
+
+
+def clamp_max(x: Tensor, max: Operand) -> Tensor:
+    """The smaller of x and max"""
+    return clamp(x, max=max)
 
 
 def sign(x: Tensor) -> Tensor:
@@ -225,6 +237,7 @@ def where(condition: Tensor, x: Operand = None, y: Operand = None) -> Any:
     """x where the condition holds, y elsewhere; with the condition alone, the indices where it holds"""
     if x is None and y is None:
         return condition.nonzero(as_tuple=True)
+    check_tensors("where", condition)
     if condition.array.dtype.kind != "b":
         raise RuntimeError(f"where: expected a bool condition, got {condition.dtype}")
     if hasattr(x, "array") or hasattr(y, "array"):
@@ -238,4 +251,6 @@ def where(condition: Tensor, x: Operand = None, y: Operand = None) -> Any:
 
 def masked_fill(x: Tensor, mask: Tensor, value: Operand) -> Tensor:
     """x with `value` where the mask holds"""
-    return where(mask, value if hasattr(value, "array") else x.dtype.type(value).item(), x)
+    from minigan.creation import as_operand
+
+    return where(mask, as_operand(value, x), x)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from minigan import dtypes
+from minigan.check import check_tensors, several, whole
 from minigan.graph import Op, apply, wrap
-from minigan.ops.index import gather
+from minigan.ops.compare import isclose
+from minigan.ops.index import take_along
 from minigan.ops.piecewise import abs as absolute
 from minigan.ops.piecewise import where
-from minigan.ops.shape import axis, broadcast_to, cat, flatten, flip, reshape
+from minigan.ops.shape import add_up, axis, broadcast_to, cat, flatten, flip, reshape
 from minigan.ops.smooth import exp, log, square
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
 
 Dim = int | Sequence[int] | None
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ValuesAndIndices(NamedTuple):
@@ -32,9 +36,9 @@ class ValuesAndIndices(NamedTuple):
 
 def axes(dim: Dim, ndim: int, name: str) -> tuple[int, ...]:
     """The axes meant by `dim`, counted from the front; all of them for None or ()."""
-    if dim is None or dim == ():
+    if dim is None or several(dim) == ():
         return tuple(range(ndim))
-    found = tuple(axis(d, ndim, name) for d in ([dim] if isinstance(dim, int) else dim))
+    found = tuple(axis(d, ndim, name) for d in several(dim))
     if len(set(found)) != len(found):
         raise RuntimeError(f"{name}: dim {dim} names an axis twice")
     return found if ndim else ()
@@ -49,7 +53,7 @@ class Sum(Op):
 
     @staticmethod
     def forward(ctx, B, x, *, axes, keepdim):
-        return x.sum(axis=axes, keepdims=keepdim)
+        return add_up(x, axes, keepdim)
 
     @staticmethod
     def vjp(ctx, gy):
@@ -103,14 +107,28 @@ class Norm2(Op):
 
 def _counted(x: Tensor) -> Tensor:
     """Integers and booleans as int64, in which PyTorch adds them up."""
+    check_tensors("sum, prod or cumsum", x)
     return x.to(dtypes.int64) if x.array.dtype.kind in "biu" else x
 
 
 def _floats_only(name: str, x: Tensor, dtype: Any = None) -> Tensor:
+    check_tensors(name, x)
     x = x if dtype is None else x.to(dtype)
     if x.array.dtype.kind not in "fc":
         raise RuntimeError(f"{name}: expected a floating dtype, got {x.dtype}; convert with .float()")
     return x
+
+
+def _precise(function: F) -> F:
+    """A reduction that, in float16, would overflow on the way to a result that does not: done in float32."""
+
+    @functools.wraps(function)
+    def reduce(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if getattr(x, "dtype", None) == dtypes.float16 and "dtype" not in kwargs:
+            return function(x.float(), *args, **kwargs).half()
+        return function(x, *args, **kwargs)
+
+    return reduce  # type: ignore[return-value]  # a wrapper has the wrapped function's signature
 
 
 def sum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -119,6 +137,7 @@ def sum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None)
     return apply(Sum, x, axes=axes(dim, x.ndim, "sum"), keepdim=keepdim)
 
 
+@_precise
 def mean(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The average over the axes of `dim`, or all."""
     x = _floats_only("mean", x, dtype)
@@ -128,6 +147,7 @@ def mean(x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None
     return total * (1.0 / count) if count else total * math.nan
 
 
+@_precise
 def var(
     x: Tensor,
     dim: Dim = None,
@@ -141,6 +161,7 @@ def var(
     return apply(Sum, square(centred), axes=over, keepdim=keepdim) * scale
 
 
+@_precise
 def std(
     x: Tensor,
     dim: Dim = None,
@@ -197,7 +218,7 @@ def _max_or_min(x: Tensor, dim: Any, keepdim: bool, whole: Any, where_name: str,
     if hasattr(dim, "array"):
         return getattr(x, pairwise)(dim)
     indices = _arg(x, dim, True, where_name)
-    values = gather(x, dim, indices)
+    values = take_along(x, axis(dim, x.ndim, where_name), indices)
     return ValuesAndIndices(values, indices) if keepdim else ValuesAndIndices(values.squeeze(dim), indices.squeeze(dim))
 
 
@@ -237,11 +258,13 @@ def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     return y.movedim(0, axis(dim, x.ndim, "prod")) if keepdim else y[0]
 
 
+@_precise
 def cumsum(x: Tensor, dim: int) -> Tensor:
     """Running sums along an axis."""
     return apply(Cumsum, _counted(x), dim=axis(dim, x.ndim, "cumsum")) if x.ndim else x.clone()
 
 
+@_precise
 def logsumexp(x: Tensor, dim: Dim, keepdim: bool = False) -> Tensor:
     """log Σ eˣ, from which the largest x is taken out first."""
     over = axes(dim, x.ndim, "logsumexp")
@@ -251,6 +274,7 @@ def logsumexp(x: Tensor, dim: Dim, keepdim: bool = False) -> Tensor:
     return y if keepdim else reshape(y, tuple(size for i, size in enumerate(x.array.shape) if i not in over))
 
 
+@_precise
 def norm(x: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """(Σ|x|ᵖ)^(1/p) over the axes of `dim`, or all; the slope is 0 where a norm is 0."""
     x = _floats_only("norm", x)
@@ -277,7 +301,7 @@ def norm(x: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False) -> Tenso
 def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesAndIndices:
     """Sorted along an axis, and where each value came from."""
     indices = argsort(x, dim, descending)
-    return ValuesAndIndices(gather(x, dim, indices), indices)
+    return ValuesAndIndices(take_along(x, axis(dim, x.ndim, "sort"), indices), indices)
 
 
 def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
@@ -295,10 +319,13 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = F
 def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> ValuesAndIndices:
     """The k largest (or smallest) values along an axis, in order, and where they are."""
     along = axis(dim, x.ndim, "topk")
-    if not 0 <= k <= x.array.shape[along]:
-        raise RuntimeError(f"topk: got k {k}, expected 0 to {x.array.shape[along]}, the size of axis {along}")
+    size = (x.array.shape or (1,))[along]
+    if not 0 <= whole("topk", k) <= size:
+        raise RuntimeError(f"topk: got k {k}, expected 0 to {size}, the size of axis {along}")
+    if x.ndim == 0:
+        return sort(x)
     indices = argsort(x, along, descending=largest)[(slice(None),) * along + (slice(0, k),)]
-    return ValuesAndIndices(gather(x, along, indices), indices)
+    return ValuesAndIndices(take_along(x, along, indices), indices)
 
 
 def all(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
@@ -313,12 +340,14 @@ def any(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 
 def equal(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors have the same shape and values."""
+    check_tensors("equal", x, y)
     return x.array.shape == y.array.shape and bool((x == y).array.all())
 
 
 def allclose(x: Tensor, y: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Whether |x - y| ≤ atol + rtol·|y| everywhere."""
-    return bool(x.B.xp.allclose(x.array, y.array, rtol=rtol, atol=atol, equal_nan=equal_nan))
+    check_tensors("allclose", x, y)
+    return bool(isclose(x, y, rtol, atol, equal_nan).all())
 
 
 # Softmax: written in the output ---------------------------------------------------------------------------

@@ -7,31 +7,23 @@ Those marked `view` share memory with their input where the array module can. Se
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from minigan.dtypes import result_dtype
+from minigan.check import check_tensors, several, shape_of, whole
+from minigan.dtypes import float16, float32, result_dtype
 from minigan.graph import Op, apply
 from minigan.ops.border import Border
+from minigan.ops.memory import Clone
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
 
 
-def shape_of(args: tuple, name: str) -> tuple[int, ...]:
-    """The shape meant by `f(2, 3)` or `f((2, 3))`."""
-    if len(args) == 1 and isinstance(args[0], (tuple, list)):
-        args = tuple(args[0])
-    try:
-        return tuple(operator.index(size) for size in args)
-    except TypeError:
-        raise TypeError(f"{name}: expected integers or one tuple of them, got {args!r}") from None
-
-
 def axis(dim: int, ndim: int, name: str) -> int:
     """`dim` counted from the front; negative values count from the back."""
     limit = max(ndim, 1)
+    dim = whole(name, dim)
     if not -limit <= dim < limit:
         raise IndexError(f"{name}: dimension out of range: got {dim}, expected {-limit} to {limit - 1}")
     return dim % limit
@@ -54,6 +46,13 @@ class Expand(Op):
         return sum_to(gy, ctx.shapes[0])
 
 
+def add_up(x: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+    """An array's sum over axes. In float16, sums of more than 2048 ones would stay there: added up in float32."""
+    if x.dtype == float16:
+        return x.sum(axis=axes, keepdims=keepdims, dtype=float32).astype(float16)
+    return x.sum(axis=axes, keepdims=keepdims)
+
+
 class SumTo(Op):
     """The adjoint of Expand: sums the axes along which `shape` was broadcast"""
 
@@ -63,7 +62,7 @@ class SumTo(Op):
         axes = tuple(range(extra)) + tuple(
             i + extra for i, size in enumerate(shape) if size == 1 and x.shape[i + extra] != 1
         )
-        return B.xp.reshape(x.sum(axis=axes), shape)
+        return B.xp.reshape(add_up(x, axes), shape)
 
     @staticmethod
     def vjp(ctx, gy):
@@ -116,7 +115,10 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
     Shares memory where the layout allows it, and copies where it does not (`view` too: image
     activations are channels-last in memory, which PyTorch's rule for `view` would refuse).
     """
-    return apply(Reshape, x, shape=shape_of(shape, "reshape"))
+    sizes = shape_of(shape, "reshape")
+    if min(sizes, default=0) < -1:  # NumPy takes any negative size for -1
+        raise RuntimeError(f"reshape: got shape {sizes}, expected sizes from 0 up, and -1 at most once")
+    return apply(Reshape, x, shape=sizes)
 
 
 def view(x: Tensor, *shape: Any) -> Tensor:
@@ -142,16 +144,16 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """One axis split into several."""
-    dim = axis(dim, x.ndim, "unflatten")
+    dim, sizes = axis(dim, x.ndim, "unflatten"), several(sizes)
+    size, given = x.array.shape[dim], math.prod(s for s in sizes if s != -1)
+    if list(sizes).count(-1) == 1 and given and size % given == 0:  # also where the tensor is empty
+        sizes = [size // given if s == -1 else s for s in sizes]
     return reshape(x, *x.array.shape[:dim], *sizes, *x.array.shape[dim + 1 :])
 
 
 def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Without the axes of size one (or those of `dim` that have it)."""
-    if dim is None:
-        drop = set(range(x.ndim))
-    else:
-        drop = {axis(d, x.ndim, "squeeze") for d in ([dim] if isinstance(dim, int) else dim)}
+    drop = set(range(x.ndim)) if dim is None else {axis(d, x.ndim, "squeeze") for d in several(dim)}
     return reshape(x, tuple(size for i, size in enumerate(x.array.shape) if size != 1 or i not in drop))
 
 
@@ -204,12 +206,11 @@ def t(x: Tensor) -> Tensor:
 
 def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
     """Axes moved to new places, the others in their old order."""
-    sources = [source] if isinstance(source, int) else list(source)
-    targets = [destination] if isinstance(destination, int) else list(destination)
+    sources, targets = several(source), several(destination)
     if len(sources) != len(targets):
         raise RuntimeError(f"movedim: got {len(sources)} sources and {len(targets)} destinations, expected as many")
-    sources = [axis(d, x.ndim, "movedim") for d in sources]
-    targets = [axis(d, x.ndim, "movedim") for d in targets]
+    sources = tuple(axis(d, x.ndim, "movedim") for d in sources)
+    targets = tuple(axis(d, x.ndim, "movedim") for d in targets)
     order = [d for d in range(x.ndim) if d not in sources]
     for target, d in sorted(zip(targets, sources, strict=True)):
         order.insert(target, d)
@@ -249,10 +250,10 @@ class Roll(Op):
 
 def roll(x: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Tensor:
     """Values shifted along axes, those pushed off one end coming in at the other."""
-    by = (shifts,) if isinstance(shifts, int) else tuple(shifts)
+    by = shape_of(several(shifts), "roll")
     if dims is None:
         return roll(flatten(x), by, (0,)).reshape(x.array.shape)
-    along = tuple(axis(d, x.ndim, "roll") for d in ([dims] if isinstance(dims, int) else dims))
+    along = tuple(axis(d, x.ndim, "roll") for d in several(dims))
     if len(by) != len(along):
         raise RuntimeError(f"roll: got {len(by)} shifts for {len(along)} dims, expected as many")
     return apply(Roll, x, shifts=by, dims=along)
@@ -279,7 +280,8 @@ class Cat(Op):
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors one after the other along an axis."""
-    parts = list(tensors)
+    parts = list(several(tensors))
+    check_tensors("cat", *parts)
     if not parts:
         raise RuntimeError("cat: expected a non-empty list of tensors")
     if any(part.ndim == 0 for part in parts):
@@ -295,13 +297,36 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape side by side along a new axis."""
-    return cat([unsqueeze(tensor, dim) for tensor in tensors], dim if dim >= 0 else dim)
+    parts = several(tensors)
+    check_tensors("stack", *parts)
+    return cat([unsqueeze(part, dim) for part in parts], dim)
+
+
+def meshgrid(*tensors: Tensor | Sequence[Tensor], indexing: str = "ij") -> tuple[Tensor, ...]:
+    """One grid for each vector: the coordinate it gives to every point. "xy" swaps the first two axes.
+
+    >>> import minigan as mg
+    >>> rows, columns = meshgrid(mg.arange(2), mg.arange(3))
+    >>> columns
+    tensor([[0, 1, 2],
+            [0, 1, 2]])
+    """
+    if indexing not in ("ij", "xy"):
+        raise RuntimeError(f"meshgrid: expected indexing 'ij' or 'xy', got {indexing!r}")
+    vectors: Any = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    vectors = [reshape(v, -1) for v in vectors]
+    sizes = [v.shape[0] for v in vectors]
+    grids = [reshape(v, [-1 if j == i else 1 for j in range(len(sizes))]).expand(sizes) for i, v in enumerate(vectors)]
+    if indexing == "xy" and len(sizes) > 1:
+        return tuple(transpose(grid, 0, 1) for grid in grids)
+    return tuple(grids)
 
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` entries along an axis, from `start` on."""
     dim = axis(dim, x.ndim, "narrow")
     size = x.array.shape[dim]
+    start, length = whole("narrow", start), whole("narrow", length)
     first = start + size if start < 0 else start
     if not 0 <= first <= first + length <= size:
         raise RuntimeError(f"narrow: start {start} and length {length} exceed the size {size} of axis {dim}")
@@ -312,24 +337,24 @@ def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) 
     """Pieces along an axis: of one size (the last may be smaller), or of the sizes given."""
     dim = axis(dim, x.ndim, "split")
     total = x.array.shape[dim]
-    if isinstance(split_size_or_sections, int):
-        size = split_size_or_sections
+    if not isinstance(split_size_or_sections, (list, tuple)):
+        size = whole("split", split_size_or_sections)
         if size <= 0:
             raise RuntimeError(f"split: expected a positive size, got {size}")
         sizes = [min(size, total - start) for start in range(0, max(total, 1), size)]
     else:
-        sizes = list(split_size_or_sections)
+        sizes = [whole("split", size) for size in split_size_or_sections]
         if sum(sizes) != total:
             raise RuntimeError(f"split: sizes {sizes} add up to {sum(sizes)}, expected {total} along axis {dim}")
     return tuple(narrow(x, dim, sum(sizes[:i]), size) for i, size in enumerate(sizes))
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most `chunks` pieces of nearly one size along an axis."""
-    if chunks <= 0:
+    """At most `chunks` pieces of nearly one size along an axis; of an empty one, `chunks` empty pieces."""
+    if whole("chunk", chunks) <= 0:
         raise RuntimeError(f"chunk: expected a positive number of chunks, got {chunks}")
     total = x.array.shape[axis(dim, x.ndim, "chunk")]
-    return split(x, max(1, -(-total // chunks)), dim)
+    return split(x, -(-total // chunks) if total else [0] * chunks, dim)
 
 
 def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
@@ -341,11 +366,18 @@ def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
 def tile(x: Tensor, *dims: Any) -> Tensor:
     """x repeated dims[i] times along axis i."""
     times = shape_of(dims, "tile")
+    if min(times, default=0) < 0:
+        raise RuntimeError(f"tile: got repeats {times}, expected none below 0")
     times = (1,) * (x.ndim - len(times)) + times
     shape = (1,) * (len(times) - x.ndim) + x.array.shape
     paired = [size for pair in zip(times, shape, strict=True) for size in pair]
     spread = reshape(x, [size for s in shape for size in (1, s)]).expand(paired)
-    return spread.reshape([count * s for count, s in zip(times, shape, strict=True)])
+    return _own(spread).reshape([count * s for count, s in zip(times, shape, strict=True)])
+
+
+def _own(spread: Tensor) -> Tensor:
+    """A C-contiguous copy: merging the axes of an expanded tensor may leave a view whose values share memory."""
+    return apply(Clone, spread, layout="C")
 
 
 def repeat(x: Tensor, *sizes: Any) -> Tensor:
@@ -358,12 +390,14 @@ def repeat(x: Tensor, *sizes: Any) -> Tensor:
 
 def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Tensor:
     """Each entry along an axis repeated `repeats` times in place."""
+    if whole("repeat_interleave", repeats) < 0:
+        raise RuntimeError(f"repeat_interleave: got {repeats} repeats, expected 0 or more")
     if dim is None:
         x, dim = flatten(x), 0
     dim = axis(dim, x.ndim, "repeat_interleave")
     shape = x.array.shape
     spread = unsqueeze(x, dim + 1).expand(*shape[: dim + 1], repeats, *shape[dim + 1 :])
-    return spread.reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
+    return _own(spread).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
 
 
 # Padding ----------------------------------------------------------------------------------------------
@@ -389,13 +423,15 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 
     Modes: constant, reflect, replicate, circular. Negative widths crop.
     """
-    x, widths = input, list(pad)
+    x, widths = input, list(shape_of((pad,), "pad"))
     if len(widths) % 2 or len(widths) // 2 > x.ndim:
         raise RuntimeError(
             f"pad: got {widths} for a tensor with {x.ndim} axes, expected a (before, after) pair per axis"
         )
     pairs = [(widths[i], widths[i + 1]) for i in range(0, len(widths), 2)][::-1]
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    if any(size + b + a < 0 for (b, a), size in zip(pairs, x.array.shape, strict=True)):
+        raise RuntimeError(f"pad: widths {widths} take more away than shape {tuple(x.shape)} has")
     grow = tuple((max(b, 0), max(a, 0)) for b, a in pairs)
     if grow != tuple(pairs):
         crop = zip(pairs, x.array.shape, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from minigan.check import plain
 from minigan.graph import Op, apply
 from minigan.ops.arithmetic import Pow
 from minigan.ops.memory import as_floating
@@ -311,7 +312,7 @@ def erf(x: Tensor) -> Tensor:
 
 def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + e^βx) / β, and x itself where βx > threshold"""
-    return apply(Softplus, x, beta=beta, threshold=threshold)
+    return apply(Softplus, x, beta=plain(beta), threshold=plain(threshold))
 
 
 def logsigmoid(x: Tensor) -> Tensor:

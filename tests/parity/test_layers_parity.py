@@ -291,6 +291,19 @@ def avg_pool(d: Draw) -> Call:
     return Call((image(d, 3),), {}, (kernel,), more)
 
 
+def avg_pool_1d(d: Draw) -> Call:
+    kernel = d.whole(1, 3)
+    more = {
+        "stride": d.pick(None, 1, 2), "padding": d.whole(0, kernel // 2), "ceil_mode": d.flag(),
+        "count_include_pad": d.flag(),
+    }  # fmt: skip
+    return Call((d.normal(d.whole(1, 2), d.whole(1, 3), d.whole(3, 7)),), {}, (kernel,), more)
+
+
+def reflection_pad_1d(d: Draw) -> Call:
+    return Call((d.normal(d.whole(1, 2), d.whole(1, 3), d.whole(4, 7)),), {}, (d.pick(1, (2, 0), (1, 3)),))
+
+
 def max_pool(d: Draw) -> Call:
     kernel = d.each(2, 1, 3)
     more = {
@@ -367,6 +380,11 @@ def elementwise(largest: float = 5.0, **options: tuple) -> Callable[[Draw], Call
         return Call((x,), {}, (), {name: d.pick(*values) for name, values in options.items()})
 
     return draw
+
+
+def halves(d: Draw) -> Call:
+    shape = d.shape(0, 2)
+    return Call((d.normal(2, *shape, 4),), {}, (), {"dim": d.pick(-1, 0)})
 
 
 def along(d: Draw) -> Call:
@@ -501,6 +519,7 @@ LAYERS: dict[str, Callable[[Draw], Call]] = {
     "LayerNorm": layer_norm_layer, "GroupNorm": group_norm_layer,
     "Linear": linear_layer, "Bilinear": bilinear_layer, "Embedding": embedding_layer,
     "LSTMCell": cell(2), "GRUCell": cell(1), "Identity": elementwise(),
+    "AvgPool1d": avg_pool_1d, "ReflectionPad1d": reflection_pad_1d, "GLU": halves,
     "AvgPool2d": avg_pool, "MaxPool2d": max_pool, "AdaptiveAvgPool2d": adaptive_pool,
     "Upsample": resampling, "UpsamplingNearest2d": upsampling, "UpsamplingBilinear2d": upsampling,
     "PixelShuffle": pixel_shuffle, "PixelUnshuffle": pixel_unshuffle, "Flatten": flatten, "Unflatten": unflatten,
@@ -522,7 +541,8 @@ LAYERS: dict[str, Callable[[Draw], Call]] = {
 NO_LAYER = {
     "Module": "no layer; tests of modules", "Parameter": "no layer", "Sequential": "a container",
     "ModuleList": "a container", "ModuleDict": "a container", "ParameterList": "a container",
-    "ParameterDict": "a container", "Maxout": "not in PyTorch; test_maxout",
+    "ParameterDict": "a container", "DataParallel": "one device: calls its module",
+    "Maxout": "not in PyTorch; test_maxout",
     "functional": "a module", "init": "a module", "utils": "a module",
 }  # fmt: skip
 
@@ -557,6 +577,7 @@ FUNCTIONS: dict[str, Callable[[Draw], Call]] = {
     "group_norm": group_norm_function,
     "linear": linear_function, "bilinear": bilinear_function, "embedding": embedding_function, "one_hot": one_hot,
     "lstm_cell": cell_function(4, 2), "gru_cell": cell_function(3, 1),
+    "avg_pool1d": as_function(avg_pool_1d), "glu": as_function(halves),
     "avg_pool2d": as_function(avg_pool), "max_pool2d": as_function(max_pool),
     "adaptive_avg_pool2d": as_function(adaptive_pool), "interpolate": as_function(resampling),
     "upsample": as_function(resampling), "pixel_shuffle": as_function(pixel_shuffle),
@@ -575,7 +596,7 @@ FUNCTIONS: dict[str, Callable[[Draw], Call]] = {
 for name in ("leaky_relu", "logsigmoid", "softmax", "log_softmax"):
     FUNCTIONS[name] = as_function(FUNCTIONS[name])
 
-NO_FUNCTION = {"maxout": "not in PyTorch; test_maxout"}
+NO_FUNCTION = {"maxout": "not in PyTorch; test_maxout", "gumbel_softmax": "random; tests/test_dialect.py"}
 
 
 def exported(module: Any) -> set[str]:

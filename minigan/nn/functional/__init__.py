@@ -3,6 +3,8 @@
 from minigan.nn.functional.activation import (
     elu,
     gelu,
+    glu,
+    gumbel_softmax,
     hardtanh,
     leaky_relu,
     log_softmax,
@@ -52,6 +54,7 @@ from minigan.nn.functional.loss import (
 from minigan.nn.functional.norm import batch_norm, group_norm, instance_norm, layer_norm
 from minigan.nn.functional.pooling import (
     adaptive_avg_pool2d,
+    avg_pool1d,
     avg_pool2d,
     interpolate,
     max_pool2d,

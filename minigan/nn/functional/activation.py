@@ -26,7 +26,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     >>> relu(mg.tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
-    return _finish(input, input.relu(), inplace, "relu")
+    return _finish(input, piecewise.relu(input), inplace, "relu")
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -117,6 +117,28 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
 def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: mg.dtype | None = None) -> Tensor:
     """log softmax, exact for very unequal x"""
     return reduce.log_softmax(input, _axis("log_softmax", input, dim, _stacklevel), dtype)
+
+
+def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """A sample of the classes, softmax((logits + Gumbel noise)/τ); `hard`: one-hot, with the soft one's gradient.
+
+    >>> gumbel_softmax(mg.randn(4, 3), hard=True).sum(-1)
+    tensor([1., 1., 1., 1.])
+    """
+    noise = -(-mg.log1p(-mg.rand_like(logits))).log()
+    soft = reduce.softmax((logits + noise) / tau, dim)
+    if not hard:
+        return soft
+    one_hot = mg.zeros_like(soft).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
+    return one_hot - soft.detach() + soft
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a·σ(b), where a and b are the halves of x along an axis"""
+    if input.shape[dim] % 2:
+        raise RuntimeError(f"glu: expected an even size along axis {dim}, got {input.shape[dim]}")
+    half = input.shape[dim] // 2
+    return input.narrow(dim, 0, half) * input.narrow(dim, half, half).sigmoid()
 
 
 def _axis(name: str, x: Tensor, dim: int | None, stacklevel: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from minigan.check import several
 from minigan.tensor import Tensor
 
 Sizes = int | Sequence[int]
@@ -15,7 +16,7 @@ def per_axis(value: Sizes, ndim: int, name: str) -> tuple[int, ...]:
     >>> per_axis(2, 3, "stride"), per_axis([1, 2], 2, "stride")
     ((2, 2, 2), (1, 2))
     """
-    values = (value,) if isinstance(value, int) else tuple(value)
+    values = several(value)
     if len(values) == 1:
         values *= ndim
     if len(values) != ndim or not all(isinstance(v, int) for v in values):

@@ -43,7 +43,7 @@ def embedding(
         raise RuntimeError(f"embedding: got an input of dtype {input.dtype}, expected integers; use .long()")
     if ((input < 0) | (input >= rows)).any():
         raise IndexError(f"embedding: index out of range: expected 0 to {rows - 1}, the rows of the weight")
-    y = weight[input]
+    y = weight[input] if input.ndim else weight[input].clone()  # a single row would be a view of the weight
     if padding_idx is None:
         return y
     if not -rows <= padding_idx < rows:

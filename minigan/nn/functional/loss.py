@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import minigan as mg
+from minigan.check import check_tensors
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.loss import binary_cross_entropy as _binary_cross_entropy
 from minigan.ops.smooth import logsigmoid
@@ -39,6 +40,7 @@ def _reduced(loss: Tensor, reduction: str, size_average: Flag = None, reduce: Fl
 
 
 def _check_pair(name: str, input: Tensor, target: Tensor, exact: bool = False) -> None:
+    check_tensors(name, input, target)
     check_same_dtype(name, input, target)
     if input.shape != target.shape:
         shapes = f"{name}: got input of shape {tuple(input.shape)} and target of shape {tuple(target.shape)}"
@@ -201,6 +203,7 @@ def _pick(
     name: str, x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which targets count, the weight of each, and x at each; the last two are 0 where a target is ignored."""
+    check_tensors(name, x, target)
     if target.dtype.kind not in "iu":
         raise RuntimeError(f"{name}: got classes of dtype {target.dtype}, expected integers; use .long()")
     if x.ndim == 0 or target.shape != x.shape[:1][: x.ndim - 1] + x.shape[2:]:

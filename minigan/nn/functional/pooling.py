@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Backend
-from minigan.graph import wrap
+from minigan.graph import apply, wrap
 from minigan.nn.functional.arguments import Sizes, expect_ndim, per_axis
+from minigan.ops.memory import Clone
 from minigan.tensor import Tensor
 
 
@@ -44,6 +45,28 @@ def avg_pool2d(
     if kernel == stride and padding == (0, 0) and all(s % k == 0 for s, k in zip(size, kernel, strict=True)):
         return _block_mean(input, kernel)
     return _resample(input, _average, axes, "all" if count_include_pad else "inside")
+
+
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """The mean of every window of a sequence; zeros of the padding count if `count_include_pad`.
+
+    >>> import minigan as mg
+    >>> avg_pool1d(mg.arange(4.0).reshape(1, 1, 4), 2)
+    tensor([[[0.5, 2.5]]])
+    """
+    expect_ndim("avg_pool1d", input, 1)
+    (kernel,) = per_axis(kernel_size, 1, "avg_pool1d: kernel_size")
+    (step,) = per_axis(kernel if stride is None else stride, 1, "avg_pool1d: stride")
+    (around,) = per_axis(padding, 1, "avg_pool1d: padding")
+    rows = input.unsqueeze(-2)
+    return avg_pool2d(rows, (1, kernel), (1, step), (0, around), ceil_mode, count_include_pad).squeeze(-2)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
@@ -318,4 +341,5 @@ def _block_repeat(x: Tensor, times: tuple[int, ...]) -> Tensor:
     ones = [part for s in spatial for part in (s, 1)]
     spread = [part for s, t in zip(spatial, times, strict=True) for part in (s, t)]
     y = x.movedim(1, -1).reshape(batch, *ones, channels).expand(batch, *spread, channels)
+    y = apply(Clone, y, layout="C")  # of a single pixel, the reshape alone would be a view with all values in one place
     return y.reshape(batch, *(s * t for s, t in zip(spatial, times, strict=True)), channels).movedim(-1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import minigan.nn.functional as F
+from minigan.check import number
 from minigan.nn.module import Module
 from minigan.tensor import Tensor
 
@@ -17,7 +18,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
+        if not 0 <= number(type(self).__name__, p) <= 1:
             raise ValueError(f"{type(self).__name__}: got probability {p}, expected 0 to 1")
         self.p, self.inplace = p, inplace
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import minigan.nn.functional as F
-from minigan.nn.functional.arguments import Sizes
+from minigan.nn.functional.arguments import Sizes, per_axis
 from minigan.nn.module import Module
 from minigan.tensor import Tensor
 
@@ -33,6 +33,26 @@ class AvgPool2d(Module):
             input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad,
             self.divisor_override,
         )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool1d(Module):
+    """The mean of every window of (N, C, L) or (C, L)."""
+
+    def __init__(
+        self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.kernel_size = per_axis(kernel_size, 1, "AvgPool1d: kernel_size")
+        self.stride = self.kernel_size if stride is None else per_axis(stride, 1, "AvgPool1d: stride")
+        self.padding = per_axis(padding, 1, "AvgPool1d: padding")
+        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.avg_pool1d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

@@ -74,16 +74,18 @@ class PixelUnshuffle(Module):
 class _Pad2d(Module):
     """A border around (N, C, H, W) or (C, H, W): one width, or (left, right, top, bottom)."""
 
+    _axes: tuple[str, ...] = ("H", "W")
     _mode: str
     value: float | None = None
 
     def __init__(self, padding: Sizes) -> None:
         super().__init__()
-        self.padding = per_axis(padding, 4, f"{type(self).__name__}: padding")
+        self.padding = per_axis(padding, 2 * len(self._axes), f"{type(self).__name__}: padding")
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.ndim not in (3, 4):
-            raise self._shape_error(input, "(N, C, H, W) or (C, H, W)")
+        if input.ndim - len(self._axes) not in (1, 2):
+            sizes = ", ".join(self._axes)
+            raise self._shape_error(input, f"(N, C, {sizes}) or (C, {sizes})")
         return F.pad(input, self.padding, self._mode, self.value)
 
     def extra_repr(self) -> str:
@@ -123,6 +125,12 @@ class ReflectionPad2d(_Pad2d):
     """A border that mirrors the image at its edge pixels."""
 
     _mode = "reflect"
+
+
+class ReflectionPad1d(ReflectionPad2d):
+    """A border of (N, C, L) or (C, L) that mirrors the sequence at its ends."""
+
+    _axes = ("L",)
 
 
 class ReplicationPad2d(_Pad2d):

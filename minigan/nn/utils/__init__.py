@@ -10,6 +10,7 @@ from minigan.grad_mode import no_grad
 from minigan.nn.utils import parametrizations, parametrize
 from minigan.nn.utils.parametrizations import remove_spectral_norm
 from minigan.nn.utils.parametrizations import spectral_norm_by_name as spectral_norm
+from minigan.nn.utils.weight_norm import remove_weight_norm, weight_norm
 from minigan.ops.shape import cat, stack
 from minigan.tensor import Tensor
 
