@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import sys
 import textwrap
 import time
@@ -160,8 +161,8 @@ MUTATIONS = [
 @contextlib.contextmanager
 def planted(mutation: Mutation) -> Iterator[None]:
     """The function with its code replaced, for everyone who holds it."""
-    function = mutation.function
-    source = textwrap.dedent(inspect.getsource(function)).removeprefix("@staticmethod\n")
+    function = inspect.unwrap(mutation.function)
+    source = re.sub(r"\A(@.*\n)+", "", textwrap.dedent(inspect.getsource(function)))  # without decorators
     if source.count(mutation.old) != 1:
         sys.exit(f"{mutation.what}: expected {mutation.old!r} once in\n{source}")
     scope = dict(function.__globals__)

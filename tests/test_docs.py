@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import minigan as mg
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -19,7 +21,9 @@ def test_there_are_blocks():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_blocks(page):
+def test_code_blocks(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where examples may write files
+    mg.set_default_device("cpu")
     names = {"__name__": page.name}
     for block in blocks(page, "python"):
         exec(block, names)

@@ -18,7 +18,7 @@ from strategies import (
 
 import minigan as mg
 from minigan.graph import REGISTRY, apply
-from minigan.ops.shape import pad
+from minigan.ops.padding import pad
 
 # Oracles: where each value of the result comes from, by counting -------------------------------------------
 

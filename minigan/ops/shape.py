@@ -1,4 +1,4 @@
-"""Operations that move values without changing them: shape, order, joining, padding.
+"""Operations that move values without changing them: shape, order, joining.
 
 Those marked `view` share memory with their input where the array module can. Selection by index is in
 `minigan.ops.index`.
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from minigan.check import check_tensors, several, shape_of, whole
 from minigan.dtypes import float16, float32, result_dtype
 from minigan.graph import Op, apply
-from minigan.ops.border import Border
 from minigan.ops.memory import Clone
 
 if TYPE_CHECKING:
@@ -398,65 +397,3 @@ def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Tensor
     shape = x.array.shape
     spread = unsqueeze(x, dim + 1).expand(*shape[: dim + 1], repeats, *shape[dim + 1 :])
     return _own(spread).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
-
-
-# Padding ----------------------------------------------------------------------------------------------
-
-
-class Pad(Op):
-    """A border of one value around x; `widths` is ((before, after), …) per axis"""
-
-    @staticmethod
-    def forward(ctx, B, x, *, widths, value):
-        shape = tuple(before + size + after for (before, after), size in zip(widths, x.shape, strict=True))
-        y = B.xp.full_like(x, value, shape=shape)  # keeps the memory order, channels-last too
-        y[tuple(slice(b, b + size) for (b, _), size in zip(widths, x.shape, strict=True))] = x
-        return y
-
-    @staticmethod
-    def vjp(ctx, gy):
-        return gy[tuple(slice(b, b + size) for (b, _), size in zip(ctx.widths, ctx.shapes[0], strict=True))]
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """A border around the last axes: `pad` is (before, after) of the last axis, then of the one before it, …
-
-    Modes: constant, reflect, replicate, circular. Negative widths crop.
-    """
-    x, widths = input, list(shape_of((pad,), "pad"))
-    if len(widths) % 2 or len(widths) // 2 > x.ndim:
-        raise RuntimeError(
-            f"pad: got {widths} for a tensor with {x.ndim} axes, expected a (before, after) pair per axis"
-        )
-    pairs = [(widths[i], widths[i + 1]) for i in range(0, len(widths), 2)][::-1]
-    pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
-    if any(size + b + a < 0 for (b, a), size in zip(pairs, x.array.shape, strict=True)):
-        raise RuntimeError(f"pad: widths {widths} take more away than shape {tuple(x.shape)} has")
-    grow = tuple((max(b, 0), max(a, 0)) for b, a in pairs)
-    if grow != tuple(pairs):
-        crop = zip(pairs, x.array.shape, strict=True)
-        x = x[tuple(slice(max(0, -b), size - max(0, -a)) for (b, a), size in crop)]
-    if mode == "constant":
-        return apply(Pad, x, widths=grow, value=0 if value is None else value)
-    copies = []
-    for i, ((before, after), size) in enumerate(zip(grow, x.array.shape, strict=True)):
-        outside = (*range(-before, 0), *range(size, size + after))
-        copies += [(i, j + before, _source(j, size, mode, before, after) + before) for j in outside]
-    return apply(Border, x, widths=grow, copies=tuple(copies))
-
-
-def _source(j: int, size: int, mode: str, before: int, after: int) -> int:
-    """The index inside 0 … size-1 whose value stands at position j of the padded axis."""
-    limits = {"reflect": size - 1, "circular": size, "replicate": math.inf if size else 0}
-    if mode not in limits:
-        raise NotImplementedError(f"pad: mode {mode!r} is unknown: expected constant, reflect, replicate or circular")
-    if max(before, after) > limits[mode]:
-        raise RuntimeError(
-            f"pad: {mode} padding ({before}, {after}) of an axis of size {size}: at most {limits[mode]} is possible"
-        )
-    if mode == "circular":
-        return j % size
-    if mode == "replicate":
-        return min(max(j, 0), size - 1)
-    j = abs(j)
-    return 2 * (size - 1) - j if j >= size else j

@@ -62,4 +62,4 @@ from minigan.nn.functional.pooling import (
     pixel_unshuffle,
     upsample,
 )
-from minigan.ops.shape import pad
+from minigan.ops.padding import pad
