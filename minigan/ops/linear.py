@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Matmul(Op):
     """Z = X·Y over the last two axes, the others broadcast; GX = GZ·Yᵀ, GY = Xᵀ·GZ"""
 
+    quiet = True  # some BLAS kernels compute on what lies beside a small matrix, and leave flags of it
+
     @staticmethod
     def forward(ctx, B, x, y):
         ctx.save_inputs(ctx.needs[1], ctx.needs[0])
@@ -33,6 +35,8 @@ class Matmul(Op):
 
 class Linear(Op):
     """Y = X·Wᵀ (+ b); GX = GY·W, GW = GYᵀ·X, Gb = Σ GY"""
+
+    quiet = True  # as Matmul
 
     @staticmethod
     def forward(ctx, B, x, w, b=None):
