@@ -91,7 +91,7 @@ def gradients(T: Any, result: Any, xs: list[Any], order: int = 2) -> list[Any]:
     random = np.random.default_rng(0)
 
     def direction(x: Any, **kwargs: Any) -> Any:
-        return T.tensor(random.normal(size=tuple(x.shape)), dtype=x.dtype, **kwargs)
+        return T.tensor(random.normal(size=tuple(x.shape)), dtype=x.dtype, device=x.device, **kwargs)
 
     ys = [y for y in _leaves(result) if y.is_floating_point()]
     cs = [direction(y, requires_grad=True) for y in ys]
