@@ -95,7 +95,7 @@ def _sweep(
             gy = _run_hooks(node, pending.pop(node))
             if wanted is not None and id(node) in wanted:
                 total[id(node)] = (node, gy)
-                if not any(id(parent) in useful for parent in node.parents if parent is not None):  # type: ignore[operator]
+                if not any(id(parent) in useful for parent in node.parents if parent is not None):  # type: ignore[operator]  # set with `wanted`
                     continue
             for parent, g in zip(*_vjp(node, gy, useful, create_graph), strict=True):
                 if parent is not None and g is not None:

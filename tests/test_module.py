@@ -174,7 +174,7 @@ def test_wrong_registrations():
     with pytest.raises(TypeError, match="expected a Module or None"):
         m.child = 3
     with pytest.raises(AttributeError, match="no attribute 'wieght'"):
-        m.wieght  # noqa: B018
+        m.wieght  # noqa: B018  # the access is the test
 
     class Forgot(Module):
         def __init__(self):

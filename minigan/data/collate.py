@@ -65,6 +65,6 @@ def default_convert(sample: Any) -> Any:
 def _like(mapping: Mapping, entries: dict) -> Any:
     """The entries in a mapping of the same type, or in a dict where that cannot be made from one."""
     try:
-        return type(mapping)(entries)  # type: ignore[call-arg]
+        return type(mapping)(entries)  # type: ignore[call-arg]  # a Mapping says nothing of its constructor
     except TypeError:
         return entries

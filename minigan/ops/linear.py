@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigan.check import check_tensors
 from minigan.graph import Op, apply
@@ -187,7 +187,8 @@ def einsum(equation: str, *operands: Tensor | list[Tensor]) -> Tensor:
     """
     if not isinstance(equation, str) or not operands or len(equation.replace("...", "").split("->")) > 2:
         raise TypeError(f"einsum: expected an equation such as 'ij,jk->ik' and its operands, got {equation!r}")
-    tensors: list[Tensor] = list(operands[0]) if isinstance(operands[0], (list, tuple)) else list(operands)  # type: ignore[arg-type]
+    given: Any = operands[0] if isinstance(operands[0], (list, tuple)) else operands
+    tensors: list[Tensor] = list(given)
     check_same_dtype("einsum", *tensors)
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")

@@ -208,7 +208,7 @@ class Optimizer:
         for p, (first, last) in zip(flat.params[start:stop], pairwise(flat.offsets[start : stop + 1]), strict=True):
             piece = gradient[first - a : last - a].reshape(p.array.shape)
             pieces.append((p, piece))
-            g = p.grad.array  # type: ignore[union-attr]
+            g = p.grad.array  # type: ignore[union-attr]  # a run has gradients
             if decay and not decoupled:
                 xp.multiply(p.array, decay, out=piece)
                 (xp.subtract if group["maximize"] else xp.add)(piece, g, out=piece)
