@@ -2,6 +2,7 @@
 
 import math
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -247,6 +248,28 @@ def test_saved_values_are_freed_as_the_sweep_goes():
     del node, probe
     y.sum().backward()
     assert counts == list(range(10, 0, -1))
+
+
+def test_a_byte_budget_for_the_sweep():
+    """When the gradient reaches the front of a chain of 20, few arrays are left of the 20 that were saved."""
+    size, left = 2**17, []
+    array = 8 * size
+    x = mg.ones(size, dtype=mg.float64, requires_grad=True)
+    tracemalloc.start()
+    try:
+        y = x * x
+        y.register_hook(lambda g: left.append(tracemalloc.get_traced_memory()[0] / array))
+        for _ in range(20):
+            y = y * y
+        loss = y.sum()
+        del y
+        assert tracemalloc.get_traced_memory()[0] / array > 19  # they are all saved
+        loss.backward()
+        peak = tracemalloc.get_traced_memory()[1] / array
+    finally:
+        tracemalloc.stop()
+    assert left[0] < 6
+    assert peak < 26  # what was saved, and the gradients of one step
 
 
 def test_nothing_waits_for_the_garbage_collector():
