@@ -138,5 +138,16 @@ def set_rng_state(state: np.ndarray) -> None:
     default_generator.set_state(state)
 
 
+def state_dict() -> dict[str, np.ndarray]:
+    """The states of all named streams, for a checkpoint."""
+    return {name: generator.get_state() for name, generator in _streams.items()}
+
+
+def load_state_dict(states: dict[str, np.ndarray]) -> None:
+    """Continue every stream where `state_dict` was called."""
+    for name, state in states.items():
+        stream(name).set_state(state)
+
+
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
     """Accepted for PyTorch's sake; a run repeats from its seed anyway, and nothing changes."""

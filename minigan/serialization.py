@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from minigan.backend import Backend, get_backend
+from minigan.files import write_atomically
 from minigan.graph import wrap
 from minigan.tensor import Tensor
 
@@ -26,10 +27,10 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def save(obj: Any, path: str | os.PathLike) -> None:
+def save(obj: Any, f: str | os.PathLike | IO[bytes]) -> None:
     """Write a state dict, or nested dicts, lists and tuples of tensors and plain values, to a safetensors file.
 
-    The file is complete or absent: it is written under another name, flushed to the disk and renamed.
+    `f` is a path, where the file is then complete or as it was before, or a file open for writing bytes.
 
     >>> import minigan as mg, os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "checkpoint.safetensors")
@@ -45,11 +46,15 @@ def save(obj: Any, path: str | os.PathLike) -> None:
         arrays = {name: _host(tensor) for name, tensor in obj.items()}
     else:
         metadata = {_STRUCTURE: json.dumps(_describe(obj, "", arrays))}
-    _write(os.fspath(path), serialize(arrays, metadata))
+    data = serialize(arrays, metadata)
+    if isinstance(f, (str, os.PathLike)):
+        write_atomically(f, data)
+    else:
+        f.write(data)
 
 
-def load(path: str | os.PathLike, map_location: Any = None, weights_only: bool = True) -> Any:
-    """Read what `save`, or any other program, wrote to a safetensors file.
+def load(f: str | os.PathLike | IO[bytes], map_location: Any = None, weights_only: bool = True) -> Any:
+    """Read what `save`, or any other program, wrote to a safetensors file, given by its path or open for reading.
 
     Tensors go to the device `map_location`, or to the default one. bfloat16 values become float32, exactly.
     `weights_only` is accepted for PyTorch's sake: such a file cannot hold anything that runs.
@@ -57,12 +62,16 @@ def load(path: str | os.PathLike, map_location: Any = None, weights_only: bool =
     from safetensors import SafetensorError, deserialize
 
     B = get_backend("cpu" if callable(map_location) else map_location)  # old scripts: lambda storage, loc: storage
-    with open(path, "rb") as file:
-        data = file.read()
+    if isinstance(f, (str, os.PathLike)):
+        with open(f, "rb") as file:
+            data = file.read()
+    else:
+        data = f.read()
     try:
         entries = dict(deserialize(data))
     except SafetensorError as error:
-        raise RuntimeError(f"load: {os.fspath(path)!r} {_what_is_wrong(data)} ({error})") from None
+        name = os.fspath(f) if isinstance(f, (str, os.PathLike)) else getattr(f, "name", "the file")
+        raise RuntimeError(f"load: {name!r} {_what_is_wrong(data)} ({error})") from None
     arrays = {name: _decode(name, entry) for name, entry in entries.items()}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     structure = header.get(_RESERVED, {}).get(_STRUCTURE)
@@ -149,17 +158,3 @@ def _rebuild(node: Any, arrays: dict[str, np.ndarray], B: Backend) -> Any:
         return {key: _rebuild(value, arrays, B) for key, value in content}
     entries = [_rebuild(value, arrays, B) for value in content]
     return tuple(entries) if kind == "tuple" else entries
-
-
-def _write(path: str, data: bytes) -> None:
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise

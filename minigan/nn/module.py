@@ -17,6 +17,7 @@ from minigan.graph import RemovableHandle
 from minigan.nn.attributes import Attributes
 from minigan.nn.hooks import BackwardWatch
 from minigan.nn.parameter import Parameter
+from minigan.observe import observers
 from minigan.tensor import Tensor
 
 _SUGGESTIONS = 20  # comparing names costs their number squared
@@ -54,7 +55,7 @@ class Module(Attributes):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+            if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or observers:
                 return self._call_hooked(args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
@@ -283,6 +284,8 @@ class Module(Attributes):
         return RemovableHandle(self._backward_hooks, hook)
 
     def _call_hooked(self, args: tuple, kwargs: dict) -> Any:
+        for observer in observers:
+            observer.enters(self)
         for hook in list(self._forward_pre_hooks.values()):
             changed = hook(self, args)
             if changed is not None:
@@ -293,7 +296,10 @@ class Module(Attributes):
         for hook in list(self._forward_hooks.values()):
             changed = hook(self, args, out)
             out = out if changed is None else changed
-        return out if watch is None else watch.leave(out)
+        out = out if watch is None else watch.leave(out)
+        for observer in observers:
+            observer.leaves(self, (*args, *kwargs.values()), out)
+        return out
 
     # Text ---------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ the next step. The parameters themselves keep their own memory: whatever shares 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
@@ -18,6 +19,7 @@ from minigan.backend import Array, Backend
 from minigan.creation import tensor
 from minigan.grad_mode import enable_grad
 from minigan.graph import wrap
+from minigan.observe import observers
 from minigan.tensor import Tensor
 
 Group = dict[str, Any]
@@ -102,7 +104,10 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """State and options in PyTorch's structure: parameters by their number, tensors not copied."""
         number = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
-        groups = [{**group, "params": [number[p] for p in group["params"]]} for group in self.param_groups]
+        groups = []
+        for group in self.param_groups:  # "params" last, as in PyTorch, so that a reloaded state is saved as the same bytes
+            options = {name: value for name, value in group.items() if name != "params"}
+            groups.append({**options, "params": [number[p] for p in group["params"]]})
         return {"state": {number[p]: s for p, s in self.state.items() if p in number}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -133,12 +138,15 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         self._opt_called = True
+        began = time.perf_counter()
         for index, group in enumerate(self.param_groups):
             names = self._names(group)
             for flat in self._flat_memory(index, group):
                 numbers = [None if p.grad is None else self._enter(flat, i, names) for i, p in enumerate(flat.params)]
                 for start, stop, number in _runs(numbers, flat.sizes):
                     self._step_run(flat, start, stop, number, names, group)
+        for observer in tuple(observers):  # one may have seen enough, and leave
+            observer.stepped(self, began)
         return loss
 
     def _names(self, group: Group) -> Sequence[str]:

@@ -22,6 +22,29 @@ def _gradients(parameters: Tensors) -> list[Tensor]:
     return [p.grad.detach() for p in given if p.grad is not None]
 
 
+def get_total_norm(
+    tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
+) -> Tensor:
+    """The norm of all these tensors together, as one vector.
+
+    >>> import minigan as mg
+    >>> get_total_norm([mg.tensor([3.0]), mg.tensor([[4.0]])])
+    tensor(5.)
+    """
+    given = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    if not given:
+        return zeros(())
+    kind, where = given[0].dtype, given[0].device
+    with no_grad():
+        total = stack([t.norm(norm_type).to(where, kind) for t in given]).norm(norm_type)
+    if error_if_nonfinite and not math.isfinite(total.item()):
+        raise RuntimeError(
+            f"clip_grad_norm_: the gradients' norm of order {norm_type} is {total.item()}; find its source under "
+            "minigan.autograd.detect_anomaly(), or pass error_if_nonfinite=False to scale by it all the same"
+        )
+    return total
+
+
 def clip_grad_norm_(
     parameters: Tensors,
     max_norm: float,
@@ -40,16 +63,8 @@ def clip_grad_norm_(
     tensor([0.6, 0.8])
     """
     gradients = _gradients(parameters)
-    if not gradients:
-        return zeros(())
-    kind, where = gradients[0].dtype, gradients[0].device
+    total = get_total_norm(gradients, norm_type, error_if_nonfinite)
     with no_grad():
-        total = stack([g.norm(norm_type).to(where, kind) for g in gradients]).norm(norm_type)
-        if error_if_nonfinite and not math.isfinite(total.item()):
-            raise RuntimeError(
-                f"clip_grad_norm_: the gradients' norm of order {norm_type} is {total.item()}; find its source under "
-                "minigan.autograd.detect_anomaly(), or pass error_if_nonfinite=False to scale by it all the same"
-            )
         scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
         for g in gradients:
             g.mul_(scale.to(g.device, g.dtype))
