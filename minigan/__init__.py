@@ -11,7 +11,7 @@ from math import inf, nan, pi
 
 from numpy import finfo, iinfo
 
-from minigan import autograd, backends, cuda, data, nn, ops, optim, random, testing, utils
+from minigan import autograd, backends, cuda, data, nn, ops, optim, profiler, random, testing, utils
 from minigan.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigan.backend import device, get_default_device, set_default_device
 from minigan.creation import (

@@ -7,6 +7,7 @@ limited by memory alone, and each node's saved values are dropped as soon as the
 from __future__ import annotations
 
 import heapq
+import time
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from minigan.grad_mode import (
     set_grad_enabled,
 )
 from minigan.graph import Node, Op, apply, wrap
+from minigan.observe import observers
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -115,6 +117,7 @@ def _vjp(node: Node, gy: Tensor, useful: set[int] | None, create_graph: bool) ->
             "should not be differentiated again (a fake batch in the discriminator's step, say), or pass "
             "retain_graph=True to the first backward"
         )
+    began = time.perf_counter() if observers else 0.0
     parents, all_needs = node.parents, node.needs
     if useful is not None:
         node.needs = [parent is not None and id(parent) in useful for parent in parents]
@@ -134,6 +137,8 @@ def _vjp(node: Node, gy: Tensor, useful: set[int] | None, create_graph: bool) ->
         node._reading = True
     if mode.anomaly:
         _check_finite(node, gxs)
+    for observer in observers:
+        observer.derivative(node, gy, gxs, began)
     return parents, gxs
 
 
@@ -235,6 +240,8 @@ def backward(
     owners = [by_node.get(key, owner) for key, (owner, _) in found.items()]
     gradients = [g for _, g in found.values()]
     with_hooks = [g if o.node is not None else _run_hooks(o, g) for o, g in zip(owners, gradients, strict=True)]
+    for observer in observers:
+        observer.swept(roots, owners, with_hooks, kept=True)
     for owner, g in zip(owners, _owned(with_hooks, seeds), strict=True):
         assert g is not None
         if owner.node is not None and owner.node.retained is not None and owner.node.retained() is owner:
@@ -284,7 +291,10 @@ def grad(
                 "allow_unused=True to get None for it"
             )
         gradients.append(_run_hooks(target, g) if g is not None and target.node is None else g)
-    return tuple(_owned(gradients, seeds))
+    owned = _owned(gradients, seeds)
+    for observer in observers:
+        observer.swept(roots, targets, owned, kept=False)
+    return tuple(owned)
 
 
 def _as_list(given: Any, caller: str, or_none: bool = False) -> list:

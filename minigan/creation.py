@@ -13,6 +13,7 @@ from minigan.backend import Backend, get_backend
 from minigan.check import check_tensors, fitting, new_shape, number, whole
 from minigan.dtypes import checked_dtype
 from minigan.graph import wrap
+from minigan.observe import observers
 from minigan.tensor import Tensor
 
 _SIGNED = {np.dtype("uint16"): np.dtype("int32"), np.dtype("uint32"): np.dtype("int64")}
@@ -252,7 +253,10 @@ def _draw(shape: tuple, kind: str, generator: Any, dtype: Any, device: Any, requ
     dtype = _floating(dtype)
     if dtype.kind != "f":
         raise RuntimeError(f"random numbers of dtype {dtype}: expected a floating dtype; for integers use randint")
-    return _finish(B.asarray(getattr(random.source(generator), kind)(shape, dtype)), B, requires_grad)
+    drawn = _finish(B.asarray(getattr(random.source(generator), kind)(shape, dtype)), B, requires_grad)
+    for observer in observers:
+        observer.drawn(drawn)
+    return drawn
 
 
 def rand(

@@ -11,6 +11,7 @@ from minigan import random
 from minigan.check import number, whole
 from minigan.graph import wrap
 from minigan.inplace import assign
+from minigan.observe import observers
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -78,4 +79,7 @@ def _draw(
     x: Tensor, kind: str, generator: random.Generator | None, change: Callable[[np.ndarray], np.ndarray], by: str
 ) -> Tensor:
     numbers = getattr(random.source(generator), kind)(x.shape, x.dtype)
-    return assign(x, wrap(x.B.asarray(change(numbers)), x.B, None), by)
+    assign(x, wrap(x.B.asarray(change(numbers)), x.B, None), by)
+    for observer in observers:
+        observer.drawn(x)
+    return x

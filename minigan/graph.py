@@ -13,6 +13,7 @@ themselves are in `minigan.ops`, in-place changes in `minigan.inplace`.
 from __future__ import annotations
 
 import itertools
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 
 from minigan.backend import Array, Backend
 from minigan.grad_mode import mode
+from minigan.observe import observers
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -226,6 +228,7 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
 
     `params` are plain Python values. Returns a Tensor, or a tuple of them if the op has several outputs.
     """
+    began = time.perf_counter() if observers else 0.0
     B: Any = None
     arrays: list[Any] = []
     parents: list[Any] = []
@@ -279,6 +282,8 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
         result.version = base.version
         result.seen = base.version.recorded
         result.made_by = (op, inputs[1:], params)
+    for observer in observers:
+        observer.operation(op, inputs, params, result, began)
     if rest is None:
         return result
     return (result, *(wrap(extra, B, None) for extra in rest))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigan.grad_mode import mode
 from minigan.graph import Node, Op, Version, apply, place, wrap
+from minigan.observe import observers
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -92,6 +93,8 @@ def assign(x: Tensor, new: Any, by: str, made: bool = False) -> Tensor:
     except ValueError as error:
         raise RuntimeError(f"{by} on shape {tuple(x.shape)}: {error}") from error
     x._bump(by)
+    for observer in observers:
+        observer.assigned(x, value)
     if recorded:
         _record(x, root, value, made)
     return x

@@ -291,7 +291,7 @@ def test_no_more_is_read_ahead_than_asked():
         time.sleep(0.001)
     time.sleep(0.02)
     assert len(read) == 7  # the one that was taken and 2 · 3 ahead
-    loop.close()
+    del loop
 
 
 def test_workers_load_at_the_same_time():

@@ -85,6 +85,9 @@ class DataLoader:
         return len(samples if self.batch_size is None else BatchSampler(samples, self.batch_size, self.drop_last))
 
     def __iter__(self) -> Iterator[Any]:
+        return _Batches(self)
+
+    def _read(self) -> Iterator[Any]:
         keys = iter(self.sampler if self.batch_sampler is None else self.batch_sampler)
         load = self._reader() if self._iterable else self._load
         for batch in self._ahead(load, keys) if self.num_workers else map(load, keys):
@@ -157,3 +160,21 @@ class DataLoader:
 
 
 _END: Any = object()
+
+
+class _Batches:
+    """What `iter(loader)` gives. As in PyTorch, its length is that of the loader, from the beginning to the end."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader, self._batches = loader, loader._read()
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> _Batches:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    next = __next__  # its name in older scripts
