@@ -1,0 +1,1 @@
+"""Training GANs: losses, penalties, recipes, the trainer, scores."""
