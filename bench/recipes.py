@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -71,12 +72,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; 1 where the time matters")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--figures", type=Path, help="copy the first seed's last samples here")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for experiment in arguments.experiments:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             one = partial(run, experiment, out=arguments.out)
-            report(experiment, list(pool.map(one, range(arguments.seeds))))
+            folders = list(pool.map(one, range(arguments.seeds)))
+        report(experiment, folders)
+        if arguments.figures:
+            shutil.copy(max((folders[0] / "samples").iterdir()), arguments.figures / f"{experiment}.png")
 
 
 if __name__ == "__main__":

@@ -73,15 +73,20 @@ class Samples(Callback):
     def step(self, trainer: Trainer, record: Record) -> None:
         steps = trainer.steps_done
         if steps % trainer.settings.sample_every == 0 or steps == trainer.settings.steps:
-            picture = sample_picture(trainer.sample(self.number), trainer.data)
-            save_png(picture, self.run.samples / f"step-{steps:06d}.png")
+            self._save(trainer)
 
     def end(self, trainer: Trainer) -> None:
+        if trainer.stopped:
+            self._save(trainer)
         if trainer.data.images:
             z = trainer.latents(6 * 12, mg.Generator(name="walk").manual_seed(0)).unflatten(0, (6, 12))
             with evaluation(trainer.generator):
                 frames = walk(trainer.generator, z, 48, lambda samples: sample_picture(samples, trainer.data))
             save_animation(frames, self.run.path / "walk.gif")
+
+    def _save(self, trainer: Trainer) -> None:
+        picture = sample_picture(trainer.sample(self.number), trainer.data)
+        save_png(picture, self.run.samples / f"step-{trainer.steps_done:06d}.png")
 
 
 class Scores(Callback):
@@ -91,6 +96,7 @@ class Scores(Callback):
 
     def __init__(self, run: RunFolder, evaluator: Evaluator) -> None:
         self.run, self.evaluator, self.best = run, evaluator, -np.inf
+        self._scored = 0  # the last step with scores
 
     def start(self, trainer: Trainer) -> None:
         checkpoint.drop_after(self.run.best, trainer.steps_done)  # what an interrupted run had found later
@@ -98,17 +104,25 @@ class Scores(Callback):
     def step(self, trainer: Trainer, record: Record) -> None:
         settings, steps = trainer.settings, trainer.steps_done
         if steps == settings.steps or (settings.score_every and steps % settings.score_every == 0):
-            scores = self.evaluator(lambda n: trainer.sample(n, seed=settings.seed + 1))
-            trainer.emit({"step": steps, "scores": {name: score.to_json() for name, score in scores.items()}})
-            if (merit := _merit({name: score.value for name, score in scores.items()})) > self.best:
-                self.best = merit
-                checkpoint.save(self.run.best, steps, trainer.state_dict())
+            self._score(trainer)
+
+    def end(self, trainer: Trainer) -> None:
+        if trainer.stopped and trainer.steps_done > self._scored:
+            self._score(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state["best"]
+
+    def _score(self, trainer: Trainer) -> None:
+        self._scored = steps = trainer.steps_done
+        scores = self.evaluator(lambda n: trainer.sample(n, seed=trainer.settings.seed + 1))
+        trainer.emit({"step": steps, "scores": {name: score.to_json() for name, score in scores.items()}})
+        if (merit := _merit({name: score.value for name, score in scores.items()})) > self.best:
+            self.best = merit
+            checkpoint.save(self.run.best, steps, trainer.state_dict())
 
 
 def _merit(values: dict[str, float]) -> float:
@@ -166,7 +180,8 @@ class Checkpoints(Callback):
 
     def _prune(self, trainer: Trainer) -> None:
         checkpoint.prune(self.run.checkpoints, trainer.settings.keep)
-        oldest = min(checkpoint.steps(self.run.checkpoints), default=0)  # a run that goes on from there needs the best until then
+        # A run that goes on from the oldest checkpoint needs what was best until then.
+        oldest = min(checkpoint.steps(self.run.checkpoints), default=0)
         later = sum(step > oldest for step in checkpoint.steps(self.run.best))
         checkpoint.prune(self.run.best, later + 1)
 

@@ -113,6 +113,7 @@ def fork(
         settings = settings.changed({"data": _absolute(settings.data)})
     trainer, evaluator = _prepare(settings, data or _open(settings))
     _adapt(state, parent, trainer)
+    parent.metrics()  # a damaged line is found before there is a folder
     with open(parent.metrics_file, "rb") as lines:
         history = lines.read(state["callbacks"]["metrics"]["length"] if at else 0)
     history = history[: history.rfind(b"\n") + 1]  # shorter than it should be where the parent's file was damaged

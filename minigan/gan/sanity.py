@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import minigan as mg
 from minigan import nn
 from minigan.gan.augment import diff_augment
 from minigan.gan.losses import LOSSES
 from minigan.gan.settings import Settings, SettingsError
-from minigan.gan.tricks import MinibatchStd
+from minigan.gan.tricks import MinibatchStd, pack
 from minigan.nn import Module
+from minigan.tensor import Tensor
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ON_PROBABILITIES = (nn.Sigmoid, nn.Softmax, nn.LogSigmoid, nn.LogSoftmax)
+_SHAPES_ONLY = (nn.Flatten, nn.Unflatten, nn.Identity)
 _LEAST_SAMPLES = 20  # of which scores can be made
 
 
@@ -30,9 +34,23 @@ def check(settings: Settings, G: Module, D: Module, shape: tuple[int, ...], samp
     return [text for is_so, text in _doubts(settings, D, samples) if is_so]
 
 
+def device(name: str) -> mg.device:
+    """The device of this name, which is there; else a SettingsError.
+
+    >>> device("tpu")
+    Traceback (most recent call last):
+    minigan.gan.settings.SettingsError: device 'tpu' is unknown: expected one of cpu, cuda...
+    """
+    try:
+        mg.zeros(1).to(name)
+        return mg.device(name)
+    except RuntimeError as error:
+        raise SettingsError(str(error)) from None
+
+
 def _refusals(s: Settings, G: Module, D: Module, shape: tuple[int, ...], samples: int) -> list[tuple[bool, str]]:
     norm = _first(D, _BATCH_NORMS)
-    last = [layer for layer in D.modules() if not list(layer.children())][-1]
+    last = [layer for layer in D.modules() if not (list(layer.children()) or isinstance(layer, _SHAPES_ONLY))][-1]
     smoothed = [name for name, loss in LOSSES.items() if loss.smooths]
     judged = s.batch // s.pack
     groups = [min(layer.group_size, judged) for layer in D.modules() if isinstance(layer, MinibatchStd)]
@@ -114,16 +132,22 @@ def _try_out(s: Settings, G: Module, D: Module, shape: tuple[int, ...]) -> None:
     modes = G.training, D.training
     G.eval(), D.eval()
     with mg.no_grad():
-        made = G(mg.zeros(2 * s.pack, s.latent))
+        made = _answer(G, mg.zeros(2 * s.pack, s.latent), f"G does not take latents of size {s.latent}")
         if tuple(made.shape[1:]) != shape:
             raise SettingsError(f"G makes samples of shape {tuple(made.shape[1:])}, the data has {shape}")
-        packed = made.reshape(2, s.pack * shape[0], *shape[1:])
-        judged = D(packed)
+        judged = _answer(D, pack(made, s.pack), f"D does not take samples of shape {shape}, {s.pack} at a time")
         if judged.shape not in ((2, 1), (2,)):
             raise SettingsError(f"D gives {tuple(judged.shape)} for 2 inputs, expected one logit each: (2, 1)")
         if s.augment:
-            diff_augment(made, s.augment)  # an unknown policy is named
+            _answer(lambda x: diff_augment(x, s.augment, mg.Generator(name="trial")), made, f"augment={s.augment}")
     G.train(modes[0]), D.train(modes[1])
+
+
+def _answer(network: Callable[[Tensor], Tensor], x: Tensor, otherwise: str) -> Tensor:
+    try:
+        return network(x)
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(f"{otherwise}: {error}") from None
 
 
 def _first(network: Module, kinds: tuple[type[Module], ...]) -> str | None:

@@ -141,7 +141,7 @@ def _parse(spec: dataclasses.Field, value: Any) -> Any:
             return _TRUTH[value.lower()] if kind is bool else kind(value)
         if kind is float and type(value) is int:
             return float(value)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise SettingsError(f"{spec.name}: got {value!r}, expected {_expected(spec)}") from None
     return value
 
@@ -150,12 +150,15 @@ def _check(spec: dataclasses.Field, value: Any) -> None:
     rules = spec.metadata
     fits = type(value) is _TYPES[str(spec.type)]
     if fits and isinstance(value, (int, float)):
-        fits = rules["low"] <= value <= rules["high"] and abs(value) < math.inf  # NaN is refused too
+        most = 2**63 if type(value) is int else math.inf  # the largest whole number that TOML and NumPy have
+        fits = rules["low"] <= value <= rules["high"] and abs(value) < most  # NaN is refused too
     if fits and rules["choices"]:
         fits = value in rules["choices"]
     if not fits:
         near = difflib.get_close_matches(str(value), rules["choices"], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if isinstance(value, (int, float)) and rules["low"] <= value <= rules["high"]:
+            hint = ", less than 2⁶³"
         raise SettingsError(f"{spec.name}: got {value!r}, expected {_expected(spec)}{hint}")
 
 

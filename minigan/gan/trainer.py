@@ -80,7 +80,7 @@ class Trainer:
 
     def __init__(self, settings: Settings, data: Data | None = None, callbacks: Sequence[Callback] = ()) -> None:
         self.settings, self.callbacks = settings, list(callbacks)
-        self.device = mg.device(settings.device)
+        self.device = sanity.device(settings.device)
         self.data = data or open_data(
             settings.data, size=settings.size or None, limit=settings.limit or None, flip=settings.flip
         )

@@ -26,6 +26,7 @@ EXPLODED = 1000  # times the largest norm of the first records
 FIRST_RECORDS = 20
 
 PROBES = 128  # samples that variety is judged by
+DISTANCE = "mean distance"  # between two samples; it says nothing of quality
 VARIETY = ("recall", "coverage", "classes", "modes")  # the scores that fall when G loses modes
 COLLAPSED = 0.3  # of what real samples have
 YOUNG = 500  # steps; before, variety comes and goes in runs that end well
@@ -63,11 +64,13 @@ class Watch(Callback):
     def step(self, trainer: Trainer, record: Record) -> None:
         scores, self._scores = self._scores, {}
         evidence = [
-            self._lost(trainer, name, scores[name]["high"], scores[name]["floor"]) for name in VARIETY if name in scores
-        ]  # the high end of the interval: no alarm for a score of too few samples
+            self._lost(trainer, name, scores[name]["low"], scores[name]["high"], scores[name]["floor"])
+            for name in VARIETY
+            if name in scores
+        ]
         if trainer.steps_done % trainer.settings.sample_every == 0:
             distance = _distance(trainer.sample(PROBES, seed=1))
-            evidence.append(self._lost(trainer, "mean distance", distance, self._real_distance))
+            evidence.append(self._lost(trainer, DISTANCE, distance, distance, self._real_distance))
             self._look_at_units(trainer)
         if any(evidence):
             self._collapse(trainer, " and ".join(filter(None, evidence)))
@@ -118,15 +121,15 @@ class Watch(Callback):
                 "BatchNorm before the ReLU, or LeakyReLU",
             )  # fmt: skip
 
-    def _lost(self, trainer: Trainer, measure: str, value: float, normal: float) -> str:
-        """The evidence, where a measure was healthy and fell, or is still low when half the run is over."""
-        low = value < COLLAPSED * normal
-        if not low and measure not in self.healthy:
+    def _lost(self, trainer: Trainer, measure: str, low: float, high: float, normal: float) -> str:
+        """The evidence, where a measure, which is between `low` and `high`, was healthy and fell."""
+        line, steps = COLLAPSED * normal, trainer.steps_done
+        if low >= line and measure not in self.healthy:
             self.healthy.append(measure)
-        self.counts[measure] = self.counts.get(measure, 0) + 1 if low else 0
-        steps = trainer.steps_done
-        due = steps >= YOUNG and (measure in self.healthy or steps >= trainer.settings.steps / 2)
-        return f"{measure} {value:.3g}, of real samples {normal:.3g}" if self.counts[measure] >= 2 and due else ""
+        self.counts[measure] = self.counts.get(measure, 0) + 1 if high < line else 0
+        fell = measure in self.healthy or (measure == DISTANCE and steps >= trainer.settings.steps / 2)  # never rose
+        certain = fell and steps >= YOUNG and self.counts[measure] >= 2
+        return f"{measure} {high:.3g}, of real samples {normal:.3g}" if certain else ""
 
     def _collapse(self, trainer: Trainer, evidence: str) -> None:
         message = f"G has collapsed: {evidence}; try penalty=r1, pack=2, a lower g_lr, or D with MinibatchStd"

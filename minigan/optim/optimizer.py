@@ -105,7 +105,9 @@ class Optimizer:
         """State and options in PyTorch's structure: parameters by their number, tensors not copied."""
         number = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         groups = []
-        for group in self.param_groups:  # "params" last, as in PyTorch, so that a reloaded state is saved as the same bytes
+        for (
+            group
+        ) in self.param_groups:  # "params" last, as in PyTorch: a state that was loaded is saved as the same bytes
             options = {name: value for name, value in group.items() if name != "params"}
             groups.append({**options, "params": [number[p] for p in group["params"]]})
         return {"state": {number[p]: s for p, s in self.state.items() if p in number}, "param_groups": groups}
