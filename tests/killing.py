@@ -7,7 +7,6 @@ costs its steps and not its imports.
 import builtins
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -121,6 +120,8 @@ def child(request, said):
     if not request.get("report"):
         callbacks.write_report = lambda path: None
     if "limit" in request:
+        import resource  # POSIX has it
+
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"],) * 2)
     if "call" in request:

@@ -27,7 +27,7 @@ def values(spec):
         return st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(str.strip)
     if spec.type == "int":
         return st.integers(int(rules["low"]), 2**62)
-    return st.floats(rules["low"], min(rules["high"], 2.0**62), allow_nan=False)
+    return st.floats(rules["low"], min(rules["high"], 1e300), allow_nan=False)
 
 
 @st.composite
@@ -104,6 +104,12 @@ def test_bounds(name):
             Settings().changed({name: value})
         with pytest.raises(SettingsError):
             dataclasses.replace(Settings(), **{name: value})  # not by the back door either
+
+
+def test_whole_numbers_end_where_tomls_do():
+    assert Settings().changed({"seed": 2**63 - 1}).seed == 2**63 - 1
+    with pytest.raises(SettingsError, match=r"seed: got 9\d*, expected a whole number ≥ 0 \(.*\), below 2⁶³"):
+        Settings().changed({"seed": 2**63})
 
 
 def test_names_that_do_not_exist():

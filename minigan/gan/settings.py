@@ -157,8 +157,8 @@ def _check(spec: dataclasses.Field, value: Any) -> None:
     if not fits:
         near = difflib.get_close_matches(str(value), rules["choices"], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        if isinstance(value, (int, float)) and rules["low"] <= value <= rules["high"]:
-            hint = ", less than 2⁶³"
+        if type(value) is int and value >= 2**63:
+            hint = ", below 2⁶³"
         raise SettingsError(f"{spec.name}: got {value!r}, expected {_expected(spec)}{hint}")
 
 

@@ -2,8 +2,8 @@
 
 Not from a paper; chosen by measurement (docs/results.md). Small networks at a high rate (Adam 2e-3 with β₁ = 0), held
 by the R1 penalty at every fourth step (Mescheder and others, 2018): many cheap steps beat few of a larger network. A
-fully connected layer in each network does most for the pictures, the minibatch deviation (Karras and others, 2018)
-keeps the digits apart, the moving average of G is what is sampled.
+fully connected layer in each network does most for the pictures; by the minibatch deviation (Karras and others, 2018)
+D would see a collapse; the moving average of G is what is sampled.
 """
 
 from __future__ import annotations
