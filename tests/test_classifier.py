@@ -13,6 +13,8 @@ from minigan.data import glyphs
 from minigan.gan import classifier
 from minigan.gan.classifier import WEIGHTS, GlyphClassifier, accuracy, load_classifier
 
+pytestmark = pytest.mark.skipif(mg.get_default_device().type != "cpu", reason="scores are computed on the CPU")
+
 
 @pytest.fixture(scope="module")
 def shipped():
