@@ -41,6 +41,11 @@ REFUSED = {
     "smooth without labels": ("hinge-sn", {"smooth": 0.1}, "smooth=0.1 with loss=hinge, which has no labels"),
     "packs": ("stacked", {"shape": (3, 32, 32), "batch": 65}, "batch=65 does not divide into packs of 2"),
     "groups": ("lsgan", {"D": critic(MinibatchStd(4), nn.Linear(2, 1)), "batch": 6}, "batch=6 gives D 6 inputs"),
+    "groups of packs": (
+        "lsgan",
+        {"D": critic(MinibatchStd(4), nn.Linear(2, 1), channels=2), "batch": 12, "pack": 2},
+        "batch=12 gives D 6 inputs",
+    ),
     "a batch of one": ("dcgan-28", {"batch": 1}, "batch=1, pack=1 with BatchNorm: there is no spread"),
     "a batch of one pack": ("lsgan", {"batch": 2, "pack": 2}, "batch=2, pack=2 with BatchNorm"),
     "few samples": ("ring", {"samples": 19}, "the data have 19 samples; expected at least 20"),

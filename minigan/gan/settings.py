@@ -41,7 +41,7 @@ class Settings:
 
     recipe: str = setting("", "the recipe these settings are for")
     # what is learnt, and for how long
-    data: str = setting("glyphs", "a name (minigan data --help) or the path of a file or folder")
+    data: str = setting("glyphs", "a name (minigan data list) or the path of a file or folder")
     size: int = setting(0, "height and width that images are brought to; 0: as they are", low=0)
     limit: int = setting(0, "learn from the first so many samples; 0: all", low=0)
     flip: bool = setting(False, "mirror half of the images")

@@ -1,9 +1,9 @@
 """Eight Gaussians on a ring: the smallest problem on which a GAN loses modes.
 
 `networks=quick`: MLPs of LeakyReLU, trained with the R1 penalty: what we found best (G is deep because the map must be
-steep: whatever it puts between two modes is lost). `networks=unrolled`: the demo of
-Metz and others, 2017, two layers of 128 tanh units. `networks=pacgan`: Lin and others, 2018, G 4×400 BatchNorm ReLU,
-D 3×200 maxout. The published failure: `--set networks=pacgan --set penalty= --set ema=0` (docs/results.md).
+steep: whatever it puts between two modes is lost). `networks=unrolled`: the demo of Metz and others, 2017, two layers
+of 128 tanh units. `networks=pacgan`: Lin and others, 2018, G 4×400 BatchNorm ReLU, D 3×200 maxout. The published
+failure is the experiment `ring-plain` of bench/recipes.py, its figures are in docs/results.md.
 """
 
 from __future__ import annotations
