@@ -103,6 +103,12 @@ def test_data_with_little_variety_raise_no_collapse(values, early):
     assert "collapse" not in kinds(given)
 
 
+def test_real_samples_are_taken_from_all_of_the_data():
+    guard = Watch(run=None)
+    guard.start(Trainer(ring(), Data("sorted", np.repeat(np.float32([[-1, 0], [1, 0]]), 500, 0))))
+    assert guard._real_distance == pytest.approx(1, abs=0.02)  # half of the pairs are 2 apart
+
+
 def test_a_run_is_the_same_with_and_without_the_watch():
     """Of BatchNorm's statistics and the random streams above all, also where data are flipped at random."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
@@ -155,11 +161,12 @@ def test_a_score_that_falls_is_a_collapse_and_one_of_few_samples_is_not(name, ea
             guard.step(trainer, {})  # of the next step: no new scores
         return planted.given
 
-    low, good, wide = score(0.1), score(0.7), score(0.1, high=0.4)
+    low, good, wide = score(0.1), score(0.7), score(0.1, high=0.7)
     assert alarms(good, low, low)[0][:2] == (80, "collapse")
     assert len(alarms(good, low, low, low, good, low, low)) == 1
     assert alarms(good, low, good, low) == []
     assert alarms(good, wide, wide, wide) == []
+    assert alarms(wide, low, low, low) == []
     assert alarms(low, low, low) == []  # it has never been good, and the run is young
     assert alarms(score(0.1, floor=0.0), *[score(0.0, floor=0.0)] * 3) == []
     assert alarms(good, *[score(float("nan"))] * 3) == []
@@ -186,6 +193,8 @@ def test_a_discriminator_that_is_sure():
     step, _, message = next(line for line in given if line[1] == "discriminator")
     assert step == 25  # the fifth record
     assert "D(x) 1.000, D(G(z)) 0.000" in message
+    undecided = warnings_of(ring(**still), prepare=lambda trainer: trainer.D[4].bias.data.fill_(20.0))
+    assert "discriminator" not in kinds(undecided)  # it takes fakes for real too
     no_probabilities = warnings_of(ring(**still, loss="wasserstein"), prepare=prepare)
     assert "discriminator" not in kinds(no_probabilities)
 
@@ -346,7 +355,8 @@ def test_state_survives_json():
     one, other = Watch(run=None), Watch(run=None)
     one.given, one.counts, one.healthy, one.usual, one.rollbacks = ["collapse"], {"a": 2}, ["a"], [0.1], 2
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
-    assert other.state_dict() == one.state_dict()
+    for name in ("given", "counts", "healthy", "usual", "rollbacks"):
+        assert getattr(other, name) == getattr(one, name)
 
 
 def test_stop_training_is_no_error():

@@ -133,19 +133,19 @@ class Watch(Callback):
 
     def _collapse(self, trainer: Trainer, evidence: str) -> None:
         message = f"G has collapsed: {evidence}; try penalty=r1, pack=2, a lower g_lr, or D with MinibatchStd"
-        if trainer.settings.on_collapse == "stop":
-            self.given, self.counts = [kind for kind in self.given if kind != "collapse"], {}
-            self._warn(trainer, "collapse", f"{message}. The run ends here, for on_collapse=stop")
-            raise StopTraining(message)
+        stop, best = trainer.settings.on_collapse == "stop", None
         if trainer.settings.on_collapse == "rollback" and self.rollbacks < ROLLBACKS:
             best, _ = checkpoint.load_latest(self.run.best)
-            if best is not None:
-                self.given, self.counts = [kind for kind in self.given if kind != "collapse"], {}
-                trainer.load_networks(best)
-                trainer.rate /= 2
-                self.rollbacks += 1
-                message += f". Back to the best checkpoint (step {best['steps_done']}), with half the learning rates"
-        self._warn(trainer, "collapse", message)
+        if stop or best is not None:  # a new beginning: the next collapse is worth another line
+            self.given, self.counts = [kind for kind in self.given if kind != "collapse"], {}
+        if best is not None:
+            trainer.load_networks(best)
+            trainer.rate /= 2
+            self.rollbacks += 1
+            message += f". Back to the best checkpoint (step {best['steps_done']}), with half the learning rates"
+        self._warn(trainer, "collapse", message + ". The run ends here, for on_collapse=stop" * stop)
+        if stop:
+            raise StopTraining(message)
 
     def _count(self, trainer: Trainer, kind: str, sign: bool, message: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1 if sign else 0
