@@ -32,7 +32,7 @@ def settings_of(settings: object) -> tuple:
     """The fields of a settings dataclass that a user chooses: all but the recipe's name."""
     from dataclasses import fields
 
-    return tuple(spec for spec in fields(settings) if spec.name != "recipe")  # type: ignore[arg-type]
+    return tuple(spec for spec in fields(settings) if spec.name != "recipe")  # type: ignore[arg-type]  # a dataclass
 
 
 RecipeName = Annotated[

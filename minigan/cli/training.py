@@ -76,7 +76,7 @@ def resume(
 def fork(
     run: RunPath,
     at: Annotated[int | None, typer.Option(help="Step of the checkpoint to start from.", show_default="last")] = None,
-    changes: Changes = [],  # noqa: B006
+    changes: Changes = [],  # noqa: B006  # Typer copies it
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:

@@ -13,7 +13,7 @@ from minigan.cli.training import resolve
 
 def profile(
     recipe: RecipeName = None,
-    changes: Changes = [],  # noqa: B006
+    changes: Changes = [],  # noqa: B006  # Typer copies it
     steps: Annotated[int, typer.Option(min=1, help="How many steps are measured, after one that is not.")] = 3,
     trace: Annotated[Path | None, typer.Option(help="Write all calls here, for ui.perfetto.dev (.json).")] = None,
 ) -> None:
@@ -36,7 +36,7 @@ def profile(
         measured.chrome_trace(trace)
 
 
-def doctor(recipe: RecipeName = None, changes: Changes = []) -> int:  # noqa: B006
+def doctor(recipe: RecipeName = None, changes: Changes = []) -> int:  # noqa: B006  # Typer copies it
     """Look for mistakes in the wiring of a recipe's training step.
 
     A few real steps are recorded; each mistake is named with its evidence. For a script: minigan run --doctor.
