@@ -223,6 +223,14 @@ def wrap(array: Array, B: Backend, node: Node | None, version: Version | None = 
 _new = object.__new__
 
 
+def plain_result(function: str, inputs: tuple, array: Array, B: Backend, **params: Any) -> Tensor:
+    """The tensor that a function with nothing to differentiate gives: its array, out of any graph."""
+    result = wrap(B.xp.asarray(array), B, None)
+    for observer in observers:
+        observer.computed(function, inputs, params, result)
+    return result
+
+
 def apply(op: type[Op], *inputs: Any, **params: Any) -> Any:
     """Run an op on Tensors (and Python numbers), and record it if a gradient may be wanted.
 

@@ -28,6 +28,9 @@ class Observer:
     ) -> None:  # fmt: skip
         """An operation was applied; `result` is its first output."""
 
+    def computed(self, function: str, inputs: Sequence[Any], params: Mapping[str, Any], result: Any) -> None:
+        """A function with nothing to differentiate (a comparison, a cast to integers) gave `result`."""
+
     def derivative(self, node: Any, gradient: Any, gradients: Sequence[Any], began: float) -> None:
         """A sweep has passed a node: `gradient` is of its output, `gradients` are of its inputs."""
 

@@ -151,6 +151,10 @@ MUTATIONS = [
         "Normalize.vjp_fast: variance term dropped", norm_kernels.normalize_backward, "gx -= x_hat\n", "\n",
         "batch norm of images",
     ),
+    Mutation(
+        "Standardize: slope of the variance", op("Standardize"), "r * r * scale * -0.5", "r * scale * -0.5",
+        "standardize of 4 axes scaled",
+    ),
     # No derivative is wrong in these
     Mutation("Exp: input overwritten", op("Exp", "forward"), "B.xp.exp(x)", "B.xp.exp(x, out=x)", "exp"),
     Mutation("Clone: no copy", op("Clone", "forward"), "B.xp.array(x, order=layout)", "x", "clone"),

@@ -8,10 +8,10 @@ import pytest
 from harness import Row, check, host
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import NONZERO, REAL, grid, placed
+from strategies import NONZERO, POSITIVE, REAL, grid, placed
 
 import minigan as mg
-from minigan.ops.norm import normalize
+from minigan.ops.norm import normalize, standardize
 from minigan.testing import check_grads
 
 
@@ -53,6 +53,31 @@ ROWS = [
     for scaled in (False, True)
     for cases in [normalizations(ndim, axes, scaled)]
 ]
+
+
+@st.composite
+def standardizations(draw, ndim, scaled):
+    """x, the mean and variance of each channel, weight and bias, eps."""
+    shape = tuple(draw(st.sampled_from([3, 2, 1, 4])) for _ in range(ndim))
+    vectors = [draw(placed(shape[1:2], domain)) for domain in (REAL, POSITIVE, NONZERO, REAL)]
+    m, v, w, b = vectors if scaled else (*vectors[:2], None, None)
+    return draw(placed(shape, REAL)), m, v, w, b, draw(st.sampled_from([1e-2, 1e-5]))
+
+
+def channel_by_channel(x, m, v, w, b, eps):
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        y[:, c] = (x[:, c] - m[c]) / (v[c] + eps) ** 0.5
+        y[:, c] = y[:, c] * (1 if w is None else w[c]) + (0 if b is None else b[c])
+    return y
+
+
+ROWS += [
+    Row(f"standardize of {ndim} axes{' scaled' if scaled else ''}", "Standardize", standardize, channel_by_channel,
+        standardizations(ndim, scaled), order=3, rtol=1e-12)
+    for ndim in (2, 3, 4)
+    for scaled in (False, True)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -15,7 +15,7 @@ for module in pkgutil.walk_packages(mg.__path__, "minigan."):
         importlib.import_module(module.name)
 
 ROWS = all_rows()
-THIRD_ORDER = ("Conv", "ConvTranspose", "ConvWeightGrad", "Linear", "Matmul", "Normalize")
+THIRD_ORDER = ("Conv", "ConvTranspose", "ConvWeightGrad", "Linear", "Matmul", "Normalize", "Standardize")
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))

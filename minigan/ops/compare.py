@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigan.check import check_tensors
 from minigan.dtypes import operands
-from minigan.graph import wrap
+from minigan.graph import plain_result
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -22,7 +22,7 @@ def _compare(name: str, symbol: str) -> Any:
             raise RuntimeError(f"{name}: expected all tensors on one device, got {first.device} and {y.device}")
         arrays = [getattr(t, "array", t) for t in (x, y)]
         try:
-            return wrap(first.B.xp.asarray(getattr(first.B.xp, symbol)(*arrays)), first.B, None)
+            return plain_result(symbol, (x, y), getattr(first.B.xp, symbol)(*arrays), first.B)
         except (ValueError, TypeError) as error:
             what = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
             raise RuntimeError(f"{name} of {what}, dtype {first.dtype}: {error}") from error
@@ -50,7 +50,7 @@ def _test(name: str, symbol: str) -> Any:
     def test(x: Tensor) -> Tensor:
         check_tensors(name, x)
         try:
-            return wrap(x.B.xp.asarray(getattr(x.B.xp, symbol)(x.array)), x.B, None)
+            return plain_result(symbol, (x,), getattr(x.B.xp, symbol)(x.array), x.B)
         except TypeError as error:
             raise TypeError(f"{name} of dtype {x.dtype}: {error}") from error
 
@@ -66,7 +66,7 @@ def isclose(x: Tensor, y: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_
         close = x.B.xp.isclose(x.array, getattr(y, "array", y), rtol=rtol, atol=atol, equal_nan=equal_nan)
     except ValueError as error:
         raise RuntimeError(f"isclose of {tuple(x.shape)} and {tuple(y.shape)}: {error}") from error
-    return wrap(x.B.xp.asarray(close), x.B, None)
+    return plain_result("isclose", (x, y), close, x.B)
 
 
 isnan = _test("isnan", "isnan")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from minigan import dtypes
 from minigan.backend import Backend
 from minigan.check import check_tensors
-from minigan.graph import Op, apply, wrap
+from minigan.graph import Op, apply, plain_result, wrap
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -58,7 +58,7 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
         return x
     source = x.array.dtype
     if target.kind != "f" or source.kind != "f":  # nothing to differentiate on one side of it
-        return wrap(x.array.astype(target), x.B, None)
+        return plain_result("cast", (x,), x.array.astype(target), x.B, dtype=target)
     return apply(Cast, x, dtype=target, source=source)
 
 

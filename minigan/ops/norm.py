@@ -1,4 +1,4 @@
-"""Normalisation over axes: the one op behind batch, instance, layer and group norm."""
+"""Normalisation: over axes, the one op behind batch, instance, layer and group norm, and by moments that are given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from minigan.graph import Op, apply
 from minigan.ops.reduce import mean
-from minigan.ops.shape import sum_to
+from minigan.ops.reduce import sum as add_up
+from minigan.ops.shape import reshape, sum_to
 from minigan.ops.smooth import rsqrt, square
 
 if TYPE_CHECKING:
@@ -49,6 +50,39 @@ class Normalize(Op):
         return B.kernels.normalize_backward(gy, x, w, m, r, ctx.axes, tuple(ctx.needs), ctx.shapes)
 
 
+class Standardize(Op):
+    """y = (x - m)·r·w + b,  r = 1 / √(v + eps), with vectors m, v, w, b of one value per channel (axis 1).
+
+    gx = gy·r·w,  gm = -Σ gx,  gv = -½·Σ gy·(x - m)·r³·w,  gw = Σ gy·(x - m)·r,  gb = Σ gy.
+    """
+
+    @staticmethod
+    def forward(ctx, B, x, m, v, w, b, *, eps):
+        ctx.save_inputs(ctx.needs[2] or ctx.needs[3], True, True, True, False)
+        scale = 1 / B.xp.sqrt(v + eps)
+        scale = scale if w is None else scale * w
+        shift = -m * scale if b is None else b - m * scale
+        column = (-1, *[1] * (x.ndim - 2))
+        return x * scale.reshape(column) + shift.reshape(column)
+
+    @staticmethod
+    def vjp(ctx, gy):
+        x, m, v, w, _ = ctx.inputs
+        column = (-1, *[1] * (gy.ndim - 2))
+        over = (0, *range(2, gy.ndim))
+        r = rsqrt(v + ctx.eps)
+        scale = r if w is None else r * w
+        gx = gy * reshape(scale, column)
+        spread = add_up(gy * (x - reshape(m, column)), over) if ctx.needs[2] or ctx.needs[3] else None
+        return (
+            gx if ctx.needs[0] else None,
+            -add_up(gx, over) if ctx.needs[1] else None,
+            spread * r * r * scale * -0.5 if ctx.needs[2] else None,
+            spread * r if ctx.needs[3] else None,
+            add_up(gy, over) if ctx.needs[4] else None,
+        )
+
+
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: tuple[int, ...], eps: float
 ) -> tuple[Any, Any, Any]:
@@ -56,3 +90,10 @@ def normalize(
     if math.prod(x.array.shape[d] for d in axes) == 0 and x.array.size:
         raise RuntimeError(f"normalize: nothing to average over axes {axes} of shape {tuple(x.shape)}")
     return apply(Normalize, x, weight, bias, axes=axes, eps=eps)
+
+
+def standardize(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:  # fmt: skip
+    """x normalised by the given mean and variance of each channel (axis 1), scaled and shifted."""
+    return apply(Standardize, x, mean, var, weight, bias, eps=eps)

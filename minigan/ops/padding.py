@@ -94,11 +94,17 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         x = x[tuple(slice(max(0, -b), size - max(0, -a)) for (b, a), size in crop)]
     if mode == "constant":
         return apply(Pad, x, widths=grow, value=0 if value is None else value)
-    copies = []
-    for i, ((before, after), size) in enumerate(zip(grow, x.array.shape, strict=True)):
-        outside = (*range(-before, 0), *range(size, size + after))
-        copies += [(i, j + before, _source(j, size, mode, before, after) + before) for j in outside]
-    return apply(Border, x, widths=grow, copies=tuple(copies))
+    return apply(Border, x, widths=grow, copies=border_copies(x.array.shape, grow, mode))
+
+
+def border_copies(shape: Sequence[Any], widths: Widths, mode: str) -> tuple[tuple[int, int, int], ...]:
+    """(axis, to, source) for each row of the border that a mode fills with another row."""
+    copies: list[tuple[int, int, int]] = []
+    for i, ((before, after), size) in enumerate(zip(widths, shape, strict=True)):
+        if before or after:
+            outside = (*range(-before, 0), *range(size, size + after))
+            copies += [(i, j + before, _source(j, size, mode, before, after) + before) for j in outside]
+    return tuple(copies)
 
 
 def _source(j: int, size: int, mode: str, before: int, after: int) -> int:

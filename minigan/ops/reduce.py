@@ -12,7 +12,7 @@ import numpy as np
 
 from minigan import dtypes
 from minigan.check import check_tensors, several, whole
-from minigan.graph import Op, apply, wrap
+from minigan.graph import Op, apply, plain_result, wrap
 from minigan.ops.compare import isclose
 from minigan.ops.index import take_along
 from minigan.ops.piecewise import abs as absolute
@@ -228,7 +228,8 @@ def _arg(x: Tensor, dim: int | None, keepdim: bool, name: str) -> Tensor:
     if (x.array.size if dim is None else (x.array.shape or (1,))[dim]) == 0:
         raise IndexError(f"{name}: expected at least one value to reduce, got shape {tuple(x.shape)}")
     found = getattr(x.B.xp, name)(x.array if x.ndim else x.array.reshape(1), axis=dim, keepdims=keepdim and x.ndim > 0)
-    return wrap(x.B.xp.asarray(found).reshape(() if not x.ndim else found.shape), x.B, None)
+    found = x.B.xp.asarray(found).reshape(() if not x.ndim else found.shape)
+    return plain_result(name, (x,), found, x.B, dim=dim, keepdim=keepdim)
 
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
@@ -330,12 +331,14 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> ValuesAndInd
 
 def all(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Whether all values are non-zero."""
-    return wrap(x.B.xp.asarray(x.B.xp.all(x.array, axis=axes(dim, x.ndim, "all"), keepdims=keepdim)), x.B, None)
+    over = axes(dim, x.ndim, "all")
+    return plain_result("all", (x,), x.B.xp.all(x.array, axis=over, keepdims=keepdim), x.B, axes=over, keepdim=keepdim)
 
 
 def any(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Whether any value is non-zero."""
-    return wrap(x.B.xp.asarray(x.B.xp.any(x.array, axis=axes(dim, x.ndim, "any"), keepdims=keepdim)), x.B, None)
+    over = axes(dim, x.ndim, "any")
+    return plain_result("any", (x,), x.B.xp.any(x.array, axis=over, keepdims=keepdim), x.B, axes=over, keepdim=keepdim)
 
 
 def equal(x: Tensor, y: Tensor) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import minigan as mg
 from minigan.ops.linear import check_same_dtype
-from minigan.ops.norm import normalize
+from minigan.ops.norm import normalize, standardize
 from minigan.tensor import Tensor
 
 
@@ -140,13 +140,9 @@ def _by_running_stats(
     name: str, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     eps: float,
 ) -> Tensor:  # fmt: skip
-    """(x - m) / √(v + eps)·w + b, as x·scale + shift."""
     if mean is None or var is None:
         raise RuntimeError(f"{name}: expected running_mean and running_var to be given when not in training")
-    scale = (var + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return x * _column(scale, x) + _column(shift, x)
+    return standardize(x, mean, var, weight, bias, eps)
 
 
 def _update(
