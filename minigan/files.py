@@ -6,6 +6,9 @@ Everything in a run folder that is written more than once, or must not be seen h
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -47,3 +50,38 @@ def flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder at, which gets its name when it is complete and on the disk."""
+    from concurrent.futures import ThreadPoolExecutor  # loads more than `import minigan` should
+
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)  # what a killed process left
+    try:
+        yield partial
+        with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once in little more than the time of one
+            list(pool.map(_flush, [partial, *partial.rglob("*")]))
+        os.replace(partial, path)
+    except BaseException as error:
+        _remove(partial)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk does not say for which file
+        raise
+    flush_folder(path.parent)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir():
+        flush_folder(path)
+    else:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

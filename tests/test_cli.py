@@ -19,7 +19,10 @@ from minigan.cli import main
 from minigan.cli.progress import Progress, judged
 from minigan.cli.training import resolve
 
-COMMANDS = ("train", "resume", "fork", "sample", "evaluate", "compare", "report", "recipes", "profile", "doctor", "run")
+COMMANDS = (
+    "train", "resume", "fork", "sample", "evaluate", "compare", "report", "recipes", "export", "verify",
+    "profile", "doctor", "run",
+)  # fmt: skip
 SMALL = ["batch=16", "limit=400", "score_samples=40", "checkpoint_every=4", "sample_every=8", "log_every=2", "width=8"]
 SETS = [word for setting in SMALL for word in ("--set", setting)]
 
@@ -305,7 +308,7 @@ WRONG = {
     "fork {run} --set bacth=3": "did you mean 'batch'?",
     "fork {run} --at 4 --set width=9": "do not fit",
     "sample nosuch": "nosuch: not a run folder",
-    "sample nosuch.onnx": "nosuch.onnx: no such file",
+    "sample nosuch.onnx": "nosuch.onnx: No such file",
     "sample bad.onnx": "bad.onnx: not an ONNX model",
     "sample {run} --out x.jpg": "x.jpg: expected a name that ends in .png or .npy",
     "sample {run} --out x.gif": ".png or .npy",
@@ -313,6 +316,11 @@ WRONG = {
     "sample {run} --out no/such/x.png": "there is no folder no/such",
     "sample {run} -n 0": "'-n'",
     "sample {run} --step 5": "no checkpoint of step 5",
+    "sample {run} --labels 1": "--labels and --psi are for an .onnx file",
+    "sample {run} --psi 0.5": "--labels and --psi are for an .onnx file",
+    "sample {run} --format npy": "samples.png: --format is for a folder",
+    "sample {run} --out new/ --format png": "ring: its samples are points; expected --format npy",
+    "sample {run} --out no/such/": "no/such: No such file",
     "evaluate {run} --features nosuch.onnx": "nosuch.onnx: No such file",
     "evaluate {run} --json scores.txt": ".json",
     "evaluate {run} --samples 2": "--samples",

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minigan.cli import data, looking, training, wiring
+from minigan.cli import data, deploying, looking, training, wiring
 
 UsageError: Any = typer.BadParameter.__base__  # Click's; newer versions of Typer carry Click within themselves
 
@@ -43,7 +43,7 @@ def application() -> typer.Typer:
     app.callback(invoke_without_command=True)(minigan)
     commands: list[Callable[..., Any]] = [
         training.train, training.resume, training.fork, looking.sample, looking.evaluate, looking.compare,
-        looking.report, looking.recipes, wiring.profile, wiring.doctor,
+        looking.report, looking.recipes, deploying.export, deploying.verify, wiring.profile, wiring.doctor,
     ]  # fmt: skip
     for command in commands:
         app.command()(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,30 +21,53 @@ def sample(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder of a run, or a generator's .onnx file.")],
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 64,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help=".png; .npy for the numbers; .gif or .apng with --walk", show_default="samples.png"),
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help=".png; .npy for the numbers; .gif or .apng with --walk; a folder/ for many files",
+            show_default="samples.png",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other samples.")] = 0,
     walk: Annotated[
         int | None, typer.Option(min=1, metavar="FRAMES", help="Animate a closed walk through latent space.")
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", metavar="png|npy", help="Of the files in a folder.", show_default="npy for points"),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A class's number, or all in turn.", show_default="all, where there are any")
+    ] = None,
+    psi: Annotated[float, typer.Option(help="Truncation: below 1, better samples that are more alike.")] = 1.0,
     step: Step = None,
     best: Best = False,
 ) -> None:
     """Draw samples from a run or from an .onnx file.
 
     A sheet of images or a picture of points (.png), the numbers (.npy), or with --walk an animation in which the
-    latents move along arcs.
+    latents move along arcs. Into a folder go any number of samples, as single images or as numbers by the thousand;
+    after an interruption the same command goes on where it was.
     """
-    from minigan.cli.sources import open_source, save_samples, save_walk
+    from minigan.cli.sources import open_source, save_samples, save_shards, save_walk
 
-    if walk is None:
-        out = output(out or Path("samples.png"), ".png", ".npy")
-        save_samples(open_source(source, step, best), number, seed, out)
+    path = Path(out or ("samples.png" if walk is None else "walk.gif"))
+    folder = walk is None and (str(out).endswith(("/", os.sep)) or path.is_dir() or not path.suffix)
+    if kind not in (None, "png", "npy"):
+        raise ValueError(f"--format: got {kind!r}, expected png or npy")
+    if kind is not None and not folder:
+        raise ValueError(f"{path}: --format is for a folder: expected --out with a name that ends in /")
+    if not folder:
+        output(path, *((".png", ".npy") if walk is None else (".gif", ".apng", ".png")))
+    opened = open_source(source, step, best, labels, psi)
+    if folder:
+        save_shards(opened, number, seed, path, kind)
+    elif walk is None:
+        save_samples(opened, number, seed, path)
     else:
-        out = output(out or Path("walk.gif"), ".gif", ".apng", ".png")
-        save_walk(open_source(source, step, best), number, seed, walk, out)
-    print(out)
+        save_walk(opened, number, seed, walk, path)
+    print(path)
 
 
 def evaluate(

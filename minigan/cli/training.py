@@ -91,8 +91,11 @@ def fork(
 
 
 def announce(run: RunFolder) -> None:
-    """The one line on standard output, so that a script can take it."""
-    print(run.path)
+    """The one line on standard output, so that a script can take it; then the run's generator as a file."""
+    from minigan.cli.deploying import export_after_training
+
+    print(run.path, flush=True)
+    export_after_training(run.path)
 
 
 def resolve(recipe: str | None, config: Path | None, options: dict[str, Any], changes: list[str]) -> Settings:

@@ -153,8 +153,11 @@ class OnnxFeatures:
         value_range: tuple[float, float] | None = None,
         output: str | None = None,
     ) -> None:
+        from minigan.export.session import open_session  # where it is used, as ONNX Runtime itself
+
         self.path = Path(path)
-        self._session, digest = _session(self.path)
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self._session = open_session(self.path)
         stated = _metadata(self.path, self._session.get_modelmeta().custom_metadata_map)
 
         def setting(name: str, given: Any, otherwise: Any) -> np.ndarray:
@@ -240,21 +243,6 @@ class OnnxFeatures:
 
 
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
-
-
-def _session(path: Path) -> tuple[Any, str]:
-    """The file as a session of ONNX Runtime, and its sha256."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ImportError(f"{path}: needs onnxruntime; install it with: pip install 'minigan[cpu]'") from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, and need not be printed as well
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), digest
-    except Exception as error:  # as above
-        raise ValueError(f"{path}: not an ONNX model that onnxruntime can load: {str(error).splitlines()[0]}") from None
 
 
 def _metadata(path: Path, entries: dict[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Backend
-from minigan.graph import apply, wrap
+from minigan.graph import apply, plain_result, wrap
 from minigan.nn.functional.arguments import Sizes, expect_ndim, per_axis
 from minigan.ops.memory import Clone
 from minigan.tensor import Tensor
@@ -108,7 +108,7 @@ def max_pool2d(
     pixels = input.movedim(-3, -1).flatten(-3, -2)
     # The search is over constants; only the gathering of what was found is differentiated.
     best = pixels.array[..., window, :].argmax(axis=-2)
-    found = wrap(window[input.B.xp.arange(len(window))[:, None], best], input.B, None)
+    found = plain_result("max_pool_places", (input,), window[input.B.xp.arange(len(window))[:, None], best], input.B)
     shape = (*input.shape[:-3], *out, input.shape[-3])
     y, where = (t.reshape(shape).movedim(-1, -3) for t in (pixels.gather(-2, found), found))
     return (y, where) if return_indices else y

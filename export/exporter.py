@@ -1,0 +1,244 @@
+"""Writing a generator as an ONNX file: `export_onnx`.
+
+A module in evaluation mode is traced, its operations are written by their forms, BatchNorm is folded, the variant
+asked for is made, and the file is verified against the module before it gets its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import glob
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minigan as mg
+from minigan.export.emit import emit
+from minigan.export.feeds import Feeds, draw
+from minigan.export.fold import fold
+from minigan.export.graph import BATCH, IR_VERSIONS, Graph, Value, digest
+from minigan.export.importer import OnnxModule
+from minigan.export.trace import ExportError, trace
+from minigan.export.variants import as_uint8, compute_float16, pixels, store_float16
+from minigan.export.verify import PROOF_LATENTS, PSI, Report, proof_positions, verify
+from minigan.files import flush_folder
+from minigan.nn import Module
+from minigan.tensor import Tensor
+
+DTYPES = ("fp32", "fp16", "fp16-storage", "int8")
+OUTPUTS = ("float", "uint8")
+AIMS = ("speed", "size")
+CALIBRATION = 64  # samples from which int8 takes the ranges of its activations
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the file computes and what it gives."""
+
+    dtype: str = "fp32"
+    output: str = "float"
+    optimize: str = "speed"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("dtype", DTYPES), ("output", OUTPUTS), ("optimize", AIMS)):
+            if getattr(self, name) not in choices:
+                raise ExportError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A generator to be exported: the module, its inputs, and what the file is to say of it."""
+
+    module: Module
+    inputs: tuple[Value, ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        module: Module,
+        latent: int | Sequence[int] | None = None,
+        classes: int = 0,
+        psi: bool = False,
+        metadata: dict[str, str] | None = None,
+    ) -> Subject:
+        """See `export_onnx`."""
+        if isinstance(module, OnnxModule) and latent is None:
+            kept = {k: v for k, v in module.metadata.items() if k not in ("sha256", "proof", "verified", "variant")}
+            return cls(module, tuple(module.graph.inputs), kept | (metadata or {}))
+        if latent is None:
+            raise ExportError("expected latent=, the size of the generator's input")
+        shape = (latent,) if isinstance(latent, int) else tuple(latent)
+        inputs = [Value("z", np.dtype(np.float32), (BATCH, *shape))]
+        inputs += [Value("labels", np.dtype(np.int64), (BATCH,))] * bool(classes)
+        inputs += [Value("psi", np.dtype(np.float32), ())] * psi
+        about = {"latent_distribution": "normal"} | ({"classes": str(classes)} if classes else {}) | (metadata or {})
+        for name, text in about.items():
+            if not isinstance(text, str):
+                raise ExportError(f"metadata: {name} is {text!r}, expected a text")
+        return cls(module, tuple(inputs), about)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The module's samples. A module that has no parameter psi is given z·psi."""
+        named = dict(zip((value.name for value in self.inputs), inputs, strict=True))
+        if "psi" in named and not isinstance(self.module, OnnxModule) and not self._takes_psi():
+            named["z"] = named["z"] * named.pop("psi")
+        z, labels = named.pop("z"), named.pop("labels", None)
+        return self.module(*((z,) if labels is None else (z, labels)), **named)
+
+    def draw(self, n: int, stream: str, psi: float = 1.0) -> Feeds:
+        """n samples' inputs from a named stream."""
+        return draw(Graph(list(self.inputs), [], [], {}, self.metadata), n, stream, psi=psi)
+
+    def run(self, feeds: Feeds) -> np.ndarray:
+        """The engine's samples for these inputs."""
+        with mg.no_grad():
+            return self(*(mg.from_numpy(feeds[value.name]) for value in self.inputs)).numpy(force=True)
+
+    def _takes_psi(self) -> bool:
+        code: Any = type(self.module).forward.__code__
+        return "psi" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def export_onnx(
+    module: Module,
+    path: str | os.PathLike[str],
+    *,
+    latent: int | Sequence[int] | None = None,
+    classes: int = 0,
+    psi: bool = False,
+    metadata: dict[str, str] | None = None,
+    dtype: str = "fp32",
+    output: str = "float",
+    optimize: str = "speed",
+    opset: int = 17,
+    verified: bool = True,
+) -> Report | None:
+    """Write a generator in evaluation mode as an ONNX file, and verify it; returns the report.
+
+    The module is called with z (batch, latent) and, with `classes`, labels (batch,). `psi` adds a truncation: a scalar
+    that is passed to a `forward` that has a parameter psi, and otherwise multiplies z. `latent` may be a shape, and is
+    not needed for a module from `load_onnx`. `verified=False` leaves the check out, and the metadata say so.
+
+    >>> import tempfile
+    >>> G = mg.nn.Sequential(mg.nn.Linear(8, 48), mg.nn.Tanh(), mg.nn.Unflatten(1, (3, 4, 4))).eval()
+    >>> report = export_onnx(G, tempfile.mkdtemp() + "/generator.onnx", latent=8)
+    >>> report.passed
+    True
+    """
+    subject = Subject.of(module, latent, classes, psi, metadata)
+    graph = build(subject, Variant(dtype, output, optimize), opset, verified)
+    return write(graph, Path(path), subject if verified else None)
+
+
+def build(subject: Subject, variant: Variant, opset: int = 17, verified: bool = True) -> Graph:
+    """The graph of a generator in one variant, with its metadata."""
+    if opset not in IR_VERSIONS:
+        raise ExportError(f"opset: got {opset}, expected {min(IR_VERSIONS)} to {max(IR_VERSIONS)}")
+    _check(subject.module)
+    names = [value.name for value in subject.inputs]
+
+    def make(n: int) -> list[Tensor]:
+        feeds = subject.draw(n, f"trace {n}", psi=0.7)
+        return [mg.from_numpy(feeds[name]) for name in names]
+
+    graph = emit(trace(subject, make, subject.module), names, "samples", opset)
+    if graph.outputs[0].dtype not in (np.float32, np.uint8):
+        raise ExportError(f"what the generator returns is {graph.outputs[0].dtype}: expected float32; use .float()")
+    fold(graph)
+    graph.metadata = dict(subject.metadata)
+    if len(graph.outputs[0].shape) == 4 and graph.outputs[0].dtype == np.float32:
+        graph.metadata["value_range"] = "[-1, 1]"
+    _vary(graph, variant, subject)
+    graph.metadata |= {
+        "minigan": version("minigan"),
+        "variant": json.dumps(vars(variant)),
+        "sha256": json.dumps({name: digest(array) for name, array in graph.constants.items()}),
+        "verified": "yes" if verified else "no",
+    }
+    graph.metadata["proof"] = _imported_proof(subject, graph) or _proof(subject, variant)
+    return graph
+
+
+def write(graph: Graph, path: Path, subject: Subject | None) -> Report | None:
+    """Put the file in its place, if it equals the subject; what is there already stays until then."""
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: there is no folder {path.parent}")
+    trial, before, report = path.with_name(f".{path.name}.unverified"), _data_files(path), None
+    try:
+        data_file = graph.save(trial, stem=path.stem)
+        if subject is not None:
+            report = verify(trial, subject.run)
+            if not report.passed:
+                raise ExportError(f"{path}: not written, for it does not equal the engine: {report.failures()}")
+            report = dataclasses.replace(report, file=path.name)
+        os.replace(trial, path)
+    except BaseException as error:
+        trial.unlink(missing_ok=True)
+        for new in _data_files(path) - before:
+            new.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # not the one on trial
+        raise
+    for old in before - {data_file}:
+        old.unlink()
+    flush_folder(path.parent)
+    return report
+
+
+def _data_files(path: Path) -> set[Path]:
+    """What exports to this path have left beside it."""
+    return set(path.parent.glob(f"{glob.escape(path.stem)}-{'[0-9a-f]' * 12}.bin"))
+
+
+def _check(module: Module) -> None:
+    for name, part in module.named_modules():
+        if part.training:
+            raise ExportError(
+                f"{name or 'the generator'} ({type(part).__name__}) is in training mode, where BatchNorm and Dropout "
+                "act otherwise than in use: call .eval() first"
+            )
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != mg.float32:
+            raise ExportError(f"{name} is {tensor.dtype}: expected float32 weights; call .float() first")
+
+
+def _vary(graph: Graph, variant: Variant, subject: Subject) -> None:
+    """Make the variant of a graph that computes in float32."""
+    if variant.dtype == "int8":
+        from minigan.export.int8 import quantize
+
+        feeds = [subject.draw(CALIBRATION, "calibration")]
+        quantized = quantize(graph, feeds, variant.optimize == "size")
+        vars(graph).update(vars(quantized))
+    if variant.output == "uint8":
+        as_uint8(graph)
+    if variant.dtype == "fp16":
+        compute_float16(graph)
+    elif variant.dtype == "fp16-storage" or variant.optimize == "size":
+        store_float16(graph)
+    graph.prune()
+
+
+def _imported_proof(subject: Subject, graph: Graph) -> str | None:
+    """The proof of the file that a module was imported from, if the file would be the same again."""
+    before = getattr(subject.module, "metadata", {})
+    same = all(before.get(name) == graph.metadata[name] for name in ("sha256", "variant"))
+    return before.get("proof") if same else None
+
+
+def _proof(subject: Subject, variant: Variant) -> str:
+    """Some of the engine's own output values, which the file must give wherever it is run."""
+    samples = subject.run(subject.draw(PROOF_LATENTS, "verify", psi=PSI))
+    if variant.output == "uint8" and samples.dtype != np.uint8:
+        samples = pixels(samples)
+    flat = samples.reshape(len(samples), -1)
+    values = np.take_along_axis(flat, proof_positions(flat.shape[1]), 1).astype("<f4")
+    return base64.b64encode(values.tobytes()).decode()

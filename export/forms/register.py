@@ -1,0 +1,42 @@
+"""Where forms are entered: `FORMS`, and `REASONS` for operations that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minigan.export.emit import Emit
+    from minigan.export.trace import Call
+
+Form = Callable[["Emit", "Call"], str]
+FORMS: dict[str, Form] = {}
+
+_ADJOINT = "it only comes up in derivatives: a generator that differentiates something as it runs cannot be exported"
+_LOSS = "it is a loss: a generator has none"
+_BOOL = "its result steers Python code, which a file cannot hold"
+REASONS = {
+    "AddAt": "ONNX Runtime has no addition at repeated places that is the same on every device",
+    "all": _BOOL,
+    "any": _BOOL,
+    "BinaryCrossEntropy": _LOSS,
+    "BorderAdjoint": _ADJOINT,
+    "ConvWeightGrad": _ADJOINT,
+    "FloorDivide": "ONNX has no exact one; where the quotient rounds up to a whole number, floor(x / y) is off by one",
+    "isclose": _BOOL,
+    "LogOdds": _LOSS,
+    "max_pool_places": "its search for the largest values; use average pooling or a convolution with a stride",
+    "Unslice": _ADJOINT,
+    "ViewAssign": "writes in place into a part of a tensor; use cat, where or scatter, which make a new one",
+}
+
+
+def form(*names: str) -> Callable[[Any], Any]:
+    """Enter the decorated function as the form of these operations."""
+
+    def enter(function: Form) -> Form:
+        for name in names:
+            FORMS[name] = function
+        return function
+
+    return enter
