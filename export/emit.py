@@ -19,28 +19,28 @@ LAST = np.iinfo(np.int64).max  # as the end of a slice: to the end
 
 def emit(trace: Trace, inputs: Sequence[str], output: str, opset: int) -> Graph:
     """The graph of a trace, with these names of inputs and output."""
-    e = Emit(trace, inputs, opset)
+    e = Emit(trace, inputs, output, opset)
     for call in trace.live():
         e.write(call)
     shape = trace.shapes[trace.output]
     if shape[:1] != (Batch(1),) or any(isinstance(size, Batch) for size in shape[1:]):
         raise ExportError(f"what the generator returns has shape {sizes(shape)}: expected the batch as its first axis")
-    e.finish(output)
+    e.finish()
     return e.graph
 
 
 class Emit:
     """The graph as it grows. `names`: of the value of each number in the trace."""
 
-    def __init__(self, trace: Trace, inputs: Sequence[str], opset: int) -> None:
-        self.trace, self.opset = trace, opset
+    def __init__(self, trace: Trace, inputs: Sequence[str], output: str, opset: int) -> None:
+        self.trace, self.output, self.opset = trace, output, opset
         values = [
             Value(name, trace.dtypes[number], sizes(trace.shapes[number]))
             for name, number in zip(inputs, trace.inputs, strict=True)
         ]
         self.graph = Graph(values, [], [], {}, opset=opset)
         self.names = dict(zip(trace.inputs, inputs, strict=True))
-        self._used: set[str] = set(inputs)
+        self._used: set[str] = {*inputs, output}
         self._path = ""
 
     def write(self, call: Call) -> None:
@@ -53,7 +53,7 @@ class Emit:
         self._path = "/" + "".join(f"{part}/" for part in call.path.split(".") if part)
         self.names[call.number] = FORMS[call.op](self, call)
 
-    def finish(self, output: str) -> None:
+    def finish(self) -> None:
         """Name the output, and drop what it does not need."""
         number = self.trace.output
         name = self.names[number]
@@ -61,8 +61,8 @@ class Emit:
             self._path = "/"
             name = self.node("Identity", name)
         self.graph.shapes = {self.names[i]: sizes(s) for i, s in self.trace.shapes.items() if i in self.names}
-        self.graph.rename(name, output)
-        self.graph.outputs = [Value(output, self.trace.dtypes[number], sizes(self.trace.shapes[number]))]
+        self.graph.rename(name, self.output)
+        self.graph.outputs = [Value(self.output, self.trace.dtypes[number], sizes(self.trace.shapes[number]))]
         self.graph.prune()
 
     # Nodes ----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from minigan.export.feeds import Feeds, draw
 from minigan.export.fold import fold
 from minigan.export.graph import BATCH, IR_VERSIONS, Graph, Value, digest
 from minigan.export.importer import OnnxModule
+from minigan.export.layout import simplify
 from minigan.export.trace import ExportError, trace
 from minigan.export.variants import as_uint8, compute_float16, pixels, store_float16
 from minigan.export.verify import PROOF_LATENTS, PSI, Report, proof_positions, verify
@@ -97,10 +98,15 @@ class Subject:
         """n samples' inputs from a named stream."""
         return draw(Graph(list(self.inputs), [], [], {}, self.metadata), n, stream, psi=psi)
 
+    def tensors(self, feeds: Feeds) -> list[Tensor]:
+        """The inputs in their order, where the module is."""
+        device = next((parameter.device for parameter in self.module.parameters()), "cpu")
+        return [mg.from_numpy(feeds[value.name]).to(device) for value in self.inputs]
+
     def run(self, feeds: Feeds) -> np.ndarray:
         """The engine's samples for these inputs."""
-        with mg.no_grad():
-            return self(*(mg.from_numpy(feeds[value.name]) for value in self.inputs)).numpy(force=True)
+        with mg.no_grad(), np.errstate(all="ignore"):
+            return self(*self.tensors(feeds)).numpy(force=True)
 
     def _takes_psi(self) -> bool:
         code: Any = type(self.module).forward.__code__
@@ -145,13 +151,11 @@ def build(subject: Subject, variant: Variant, opset: int = 17, verified: bool = 
     _check(subject.module)
     names = [value.name for value in subject.inputs]
 
-    def make(n: int) -> list[Tensor]:
-        feeds = subject.draw(n, f"trace {n}", psi=0.7)
-        return [mg.from_numpy(feeds[name]) for name in names]
-
-    graph = emit(trace(subject, make, subject.module), names, "samples", opset)
+    traced = trace(subject, lambda n: subject.tensors(subject.draw(n, f"trace {n}", psi=0.7)), subject.module)
+    graph = emit(traced, names, "samples", opset)
     if graph.outputs[0].dtype not in (np.float32, np.uint8):
         raise ExportError(f"what the generator returns is {graph.outputs[0].dtype}: expected float32; use .float()")
+    simplify(graph)
     fold(graph)
     graph.metadata = dict(subject.metadata)
     if len(graph.outputs[0].shape) == 4 and graph.outputs[0].dtype == np.float32:

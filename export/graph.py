@@ -105,6 +105,15 @@ class Graph:
         if old in self.shapes:
             self.shapes[new] = self.shapes.pop(old)
 
+    def free_name(self, name: str) -> str:
+        """The name itself, or with a number if a node or constant has it."""
+        taken = {*self.constants, *(node.name for node in self.nodes)}
+        candidate, i = name, 0
+        while candidate in taken:
+            i += 1
+            candidate = f"{name}_{i}"
+        return candidate
+
     def weights(self) -> Iterator[tuple[str, np.ndarray]]:
         """The constants that follow the names of a state dict; what the exporter made has names with a slash."""
         return ((name, array) for name, array in self.constants.items() if "/" not in name)
@@ -166,7 +175,17 @@ class Graph:
             raise OnnxError(f"{path}: not an ONNX file, or cut short ({error})") from None
         if not model.opset_import or not model.graph.output:
             raise OnnxError(f"{path}: not an ONNX model: it has no graph, or no opset")
-        return cls._from_proto(onnx, model, path)
+        try:
+            graph = cls._from_proto(onnx, model, path)
+        except OnnxError:
+            raise
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            raise OnnxError(f"{path}: damaged: {error}") from None
+        names = [name for node in graph.nodes for name in (node.op, node.name, *node.inputs, *node.outputs)]
+        names += [*(value.name for value in (*graph.inputs, *graph.outputs)), *graph.constants]
+        if not all(isinstance(name, str) for name in names):  # protobuf gives bytes where they are no UTF-8
+            raise OnnxError(f"{path}: damaged: a name in it is no text")
+        return graph
 
     @classmethod
     def _from_proto(cls, onnx: ModuleType, model: Any, path: Path) -> Graph:

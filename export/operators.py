@@ -154,6 +154,14 @@ def _pad(node: Node, x: Tensor, pads: Any, value: Any = None) -> Tensor:
     return F.pad(x, [w for pair in reversed(list(pairs)) for w in pair], mode, None if value is None else value.item())
 
 
+@operator("Resize")
+def _resize(node: Node, x: Tensor, roi: Any, scales: Any) -> Tensor:
+    written = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    if {name: node.attributes.get(name) for name in written} != written:
+        raise OnnxError(f"Resize {node.name} with {node.attributes}: minigan writes {written} alone")
+    return F.interpolate(x, scale_factor=scales[2:].tolist())
+
+
 @operator("DepthToSpace")
 def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     """Channels (r, r, C) in mode DCR"""

@@ -129,6 +129,7 @@ def _run(function: Callable[..., Tensor], inputs: Sequence[Tensor], module: Modu
     numbers = [recorder.know(x.array, x) for x in inputs]
     with recorder, no_grad(), np.errstate(all="ignore"):
         result = function(*inputs)
+    recorder.ended = True
     if not isinstance(result, Tensor):
         raise ExportError(f"expected a generator that returns one Tensor, got {type(result).__name__}")
     output = recorder.find(result)
@@ -157,6 +158,7 @@ class Recorder(Observer):
         }
         self._paths = {module: path for path, module in module.named_modules()}
         self._inside: list[Module] = []
+        self.ended = False
 
     def know(self, array: Any, tensor: Tensor) -> int:
         """A new value; returns its number."""
@@ -175,13 +177,16 @@ class Recorder(Observer):
             return Traced(number)
         if number is not None or id(version) in self._written:
             raise ExportError(
-                f"{self._place()}: takes a tensor that was changed in place ({version.by}) through another view of its "
+                f"{self._place()}: a tensor that was changed in place ({version.by}) through another view of its "
                 "memory, which cannot be traced; use operations that make new tensors (cat, where, scatter)"
             )
         self._kept.append(array)
         if id(array) in self._drawn:
             return Drawn(self._drawn[id(array)])
-        return Constant(tensor.B.to_numpy(array), *self._names.get(id(array), (None, True)))
+        host = tensor.B.to_numpy(array)
+        if id(array) in self._names:
+            return Constant(host, *self._names[id(array)])
+        return Constant(np.array(host))  # a copy: what is no weight may yet be written over
 
     # What the engine reports ----------------------------------------------------------------------------
 
@@ -241,6 +246,8 @@ class Recorder(Observer):
 
     def _place(self) -> str:
         """`3 (ConvTranspose2d), generator.py:17`"""
+        if self.ended:
+            return "what the generator returns"
         where = ""
         if self._inside:
             module = self._inside[-1]
@@ -293,7 +300,9 @@ def _merged_input(a: Argument, b: Argument, call: Call) -> Argument:
             raise ExportError(f"{call.place}: {call.op} takes another value with 3 samples than with 2")
         return a
     if not isinstance(a, Constant):
-        return _merged(a, b, f"{call.place}: a number that {call.op} takes")
+        if a != b:
+            raise ExportError(f"{call.place}: a number that {call.op} takes is {a} for 2 samples and {b} for 3")
+        return a
     if a.array.shape == b.array.shape and a.array.dtype == b.array.dtype:
         if np.array_equal(a.array, b.array, equal_nan=a.array.dtype.kind == "f"):
             return a

@@ -36,10 +36,10 @@ def exported(function, inputs):
     """The graph of a function of these tensors, whose shapes are fixed; None where it does not depend on them."""
     t = trace(function, lambda n: inputs, mg.nn.Module())
     names = [f"x{i}" for i in range(len(inputs))]
-    e = Emit(t, names, 17)
+    e = Emit(t, names, "y", 17)
     for call in t.live():
         e.write(call)
-    e.finish("y")
+    e.finish()
     return e.graph
 
 
@@ -73,7 +73,7 @@ def test_each_reason_is_given():
     loss = mg.nn.functional.binary_cross_entropy
     t = trace(lambda x: loss(x, mg.full_like(x, 0.5)), lambda n: [mg.rand(3)], mg.nn.Module())
     with pytest.raises(ExportError, match=r"test_export_forms.py:\d+: BinaryCrossEntropy cannot be .*: it is a loss"):
-        Emit(t, ["x"], 17).write(t.live()[0])
+        Emit(t, ["x"], "y", 17).write(t.live()[0])
 
 
 ROWS = [row for row in all_rows() if not set(row.ops.split()) & set(REASONS) and row.ops not in ALIASES]
@@ -144,10 +144,10 @@ def read_back(graph, inputs, expected):
         host(module(*inputs)), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max(initial=1.0)
     )
     t = trace(module, lambda n: inputs, module)
-    e = Emit(t, [value.name for value in graph.inputs], 17)
+    e = Emit(t, [value.name for value in graph.inputs], "y", 17)
     for call in t.live():
         e.write(call)
-    e.finish("y")
+    e.finish()
     assert [vars(node) for node in e.graph.nodes] == [vars(node) for node in graph.nodes]
     assert e.graph.to_bytes() == graph.to_bytes()
 
