@@ -9,19 +9,19 @@ from __future__ import annotations
 import base64
 import dataclasses
 import glob
+import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import minigan as mg
 from minigan.export.emit import emit
-from minigan.export.feeds import Feeds, draw
+from minigan.export.feeds import Feeds, draw, split
 from minigan.export.fold import fold
 from minigan.export.graph import BATCH, IR_VERSIONS, Graph, Value, digest
 from minigan.export.importer import OnnxModule
@@ -36,7 +36,7 @@ from minigan.tensor import Tensor
 DTYPES = ("fp32", "fp16", "fp16-storage", "int8")
 OUTPUTS = ("float", "uint8")
 AIMS = ("speed", "size")
-CALIBRATION = 64  # samples from which int8 takes the ranges of its activations
+CALIBRATION = 1024  # samples from which int8 takes the ranges of its activations: of fewer, rare values are cut off
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,26 @@ class Variant:
     dtype: str = "fp32"
     output: str = "float"
     optimize: str = "speed"
+    fp32_edges: bool = False  # of int8: the first and the last layer stay in float32
 
     def __post_init__(self) -> None:
         for name, choices in (("dtype", DTYPES), ("output", OUTPUTS), ("optimize", AIMS)):
             if getattr(self, name) not in choices:
                 raise ExportError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+
+
+class Function(Module):
+    """A function as a module, whose tensors have no names."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        if not callable(function):
+            raise ExportError(f"expected a Module or a function, got {type(function).__name__}")
+        self.function = function
+        self.eval()
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        return self.function(*inputs, **named)
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Subject:
     @classmethod
     def of(
         cls,
-        module: Module,
+        module: Module | Callable[..., Tensor],
         latent: int | Sequence[int] | None = None,
         classes: int = 0,
         psi: bool = False,
@@ -74,9 +89,13 @@ class Subject:
         if isinstance(module, OnnxModule) and latent is None:
             kept = {k: v for k, v in module.metadata.items() if k not in ("sha256", "proof", "verified", "variant")}
             return cls(module, tuple(module.graph.inputs), kept | (metadata or {}))
+        if not isinstance(module, Module):
+            module = Function(module)
         if latent is None:
             raise ExportError("expected latent=, the size of the generator's input")
-        shape = (latent,) if isinstance(latent, int) else tuple(latent)
+        shape = tuple(latent) if isinstance(latent, Sequence) else (latent,)
+        if not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ExportError(f"latent: got {latent!r}, expected the size of the generator's input, or its shape")
         inputs = [Value("z", np.dtype(np.float32), (BATCH, *shape))]
         inputs += [Value("labels", np.dtype(np.int64), (BATCH,))] * bool(classes)
         inputs += [Value("psi", np.dtype(np.float32), ())] * psi
@@ -109,12 +128,12 @@ class Subject:
             return self(*self.tensors(feeds)).numpy(force=True)
 
     def _takes_psi(self) -> bool:
-        code: Any = type(self.module).forward.__code__
-        return "psi" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        forward = self.module.function if isinstance(self.module, Function) else self.module.forward
+        return "psi" in inspect.signature(forward).parameters
 
 
 def export_onnx(
-    module: Module,
+    module: Module | Callable[..., Tensor],
     path: str | os.PathLike[str],
     *,
     latent: int | Sequence[int] | None = None,
@@ -124,14 +143,17 @@ def export_onnx(
     dtype: str = "fp32",
     output: str = "float",
     optimize: str = "speed",
+    fp32_edges: bool = False,
     opset: int = 17,
     verified: bool = True,
 ) -> Report | None:
     """Write a generator in evaluation mode as an ONNX file, and verify it; returns the report.
 
-    The module is called with z (batch, latent) and, with `classes`, labels (batch,). `psi` adds a truncation: a scalar
+    The module, or function, is called with z (batch, latent) and, with `classes`, labels (batch,). `psi` adds a truncation: a scalar
     that is passed to a `forward` that has a parameter psi, and otherwise multiplies z. `latent` may be a shape, and is
-    not needed for a module from `load_onnx`. `verified=False` leaves the check out, and the metadata say so.
+    not needed for a module from `load_onnx`. `dtype` is fp32, fp16, fp16-storage or int8; `output` float or uint8;
+    `optimize` speed or size; `fp32_edges` keeps the first and last layer of int8 in float32. `verified=False` leaves the
+    check out, and the metadata say so.
 
     >>> import tempfile
     >>> G = mg.nn.Sequential(mg.nn.Linear(8, 48), mg.nn.Tanh(), mg.nn.Unflatten(1, (3, 4, 4))).eval()
@@ -140,7 +162,7 @@ def export_onnx(
     True
     """
     subject = Subject.of(module, latent, classes, psi, metadata)
-    graph = build(subject, Variant(dtype, output, optimize), opset, verified)
+    graph = build(subject, Variant(dtype, output, optimize, fp32_edges), opset, verified)
     return write(graph, Path(path), subject if verified else None)
 
 
@@ -148,6 +170,8 @@ def build(subject: Subject, variant: Variant, opset: int = 17, verified: bool = 
     """The graph of a generator in one variant, with its metadata."""
     if opset not in IR_VERSIONS:
         raise ExportError(f"opset: got {opset}, expected {min(IR_VERSIONS)} to {max(IR_VERSIONS)}")
+    if (variant.dtype, variant.optimize) == ("fp32", "size"):
+        variant = dataclasses.replace(variant, dtype="fp16-storage")
     _check(subject.module)
     names = [value.name for value in subject.inputs]
 
@@ -198,8 +222,9 @@ def write(graph: Graph, path: Path, subject: Subject | None) -> Report | None:
 
 
 def _data_files(path: Path) -> set[Path]:
-    """What exports to this path have left beside it."""
-    return set(path.parent.glob(f"{glob.escape(path.stem)}-{'[0-9a-f]' * 12}.bin"))
+    """What exports to this path have left beside it, those that were killed too."""
+    name = f"{glob.escape(path.stem)}-{'[0-9a-f]' * 12}.bin"
+    return {*path.parent.glob(name), *path.parent.glob(f".{name}.partial")}
 
 
 def _check(module: Module) -> None:
@@ -219,15 +244,14 @@ def _vary(graph: Graph, variant: Variant, subject: Subject) -> None:
     if variant.dtype == "int8":
         from minigan.export.int8 import quantize
 
-        feeds = [subject.draw(CALIBRATION, "calibration")]
-        quantized = quantize(graph, feeds, variant.optimize == "size")
-        vars(graph).update(vars(quantized))
-    if variant.output == "uint8":
-        as_uint8(graph)
+        feeds = list(split(subject.draw(CALIBRATION, "calibration"), CALIBRATION // 16))
+        vars(graph).update(vars(quantize(graph, feeds, variant.fp32_edges, variant.optimize)))
     if variant.dtype == "fp16":
         compute_float16(graph)
     elif variant.dtype == "fp16-storage" or variant.optimize == "size":
         store_float16(graph)
+    if variant.output == "uint8":
+        as_uint8(graph)
     graph.prune()
 
 

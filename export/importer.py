@@ -65,7 +65,7 @@ class OnnxModule(Scope):
                 self._constants[name] = array
             else:
                 self._register(name, array, trained=name not in moments and array.dtype == np.float32)
-        self._scopes = [self._scope(node.name.strip("/").split("/")[:-1]) for node in graph.nodes]
+        self._scopes = [self._scope_of(node.name) for node in graph.nodes]
         self._last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}  # when it is used
         self.eval()
 
@@ -104,6 +104,11 @@ class OnnxModule(Scope):
         except KeyError as error:
             raise OnnxError(f"the constant {name!r} cannot be a weight of a module: {error.args[0]}") from None
         self._places[name] = scope, last
+
+    def _scope_of(self, node: str) -> Scope:
+        """Where a node is run: in its layer, if its name has that form; variants add nodes whose names have not."""
+        root, *path, _ = node.split("/") if "/" in node else ("", "")
+        return self if root or any("." in part for part in path) else self._scope(path)
 
     def _scope(self, path: list[str]) -> Scope:
         scope: Scope = self

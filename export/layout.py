@@ -1,7 +1,7 @@
 """A pass over a fresh graph: chains that the engine needs for its channels-last memory, as the one node that says it.
 
-The engine resizes and shuffles pixels with the channels moved last and back again. ONNX has a node for either, several
-times as fast: Resize for pixels that are repeated, DepthToSpace for channels that become pixels.
+The engine resizes, shuffles and pools pixels with the channels moved last and back again. ONNX has a node for each,
+several times as fast: Resize for pixels that are repeated, DepthToSpace for channels that become pixels, MaxPool.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from math import prod
 
 import numpy as np
 
+from minigan.export.forms.convolution import MAX_POOL_PLACES
 from minigan.export.graph import Graph, Node
+from minigan.export.trace import ExportError
 
 
 def simplify(graph: Graph) -> None:
@@ -18,6 +20,8 @@ def simplify(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.op == "Transpose":
             _repeat(graph, node) or _shuffle(graph, node)
+        elif node.op == MAX_POOL_PLACES:
+            _max_pool(graph, node)
     graph.prune()
 
 
@@ -57,6 +61,18 @@ def _shuffle(graph: Graph, first: Node) -> bool:
     return True
 
 
+def _max_pool(graph: Graph, places: Node) -> None:
+    """(N, C, H, W) → (N, H·W, C), gathered at the places → (N, h·w, C) → (N, h, w, C) → (N, C, h, w)"""
+    producers, users = graph.producers(), graph.users()
+    for gather in users[places.outputs[0]]:
+        pixels = producers.get(gather.inputs[0])
+        first = producers.get(pixels.inputs[0]) if pixels is not None else None
+        chain = _chain(graph, gather, "GatherElements Reshape Transpose")
+        if gather.op != "GatherElements" or first is None or chain is None or first.inputs[0] != places.inputs[0]:
+            raise ExportError(f"{places.name}: only the values of max pooling can be exported, not their indices")
+        _replace(graph, [Node("", first.name, places.inputs, []), *chain], "MaxPool", [], places.attributes)
+
+
 def _chain(graph: Graph, first: Node, ops: str) -> list[Node] | None:
     """The nodes from `first` on, if each is the only user of the one before."""
     users, outputs = graph.users(), {value.name for value in graph.outputs}
@@ -76,16 +92,14 @@ def _to_last_and_back(chain: list[Node], ndim: int) -> bool:
 
 
 def _replace(graph: Graph, chain: list[Node], op: str, inputs: list, attributes: dict) -> None:
-    """One node in the place of a chain; arrays among its further inputs become constants."""
+    """One node for the end of a chain, of which the rest is then idle; arrays among its inputs become constants."""
     name = graph.free_name(f"{chain[0].name.rpartition('/')[0]}/{op}")
     names = [chain[0].inputs[0]]
     for i, given in enumerate(inputs):
         names.append(given if isinstance(given, str) else f"{name}/{i}")
         if not isinstance(given, str):
             graph.constants[names[-1]] = given
-    at, last = graph.nodes.index(chain[0]), chain[-1]
-    graph.nodes[at] = Node(op, name, names, list(last.outputs), attributes)
-    for node in chain[1:]:
-        graph.nodes.remove(node)
+    last = chain[-1]
+    graph.nodes[graph.nodes.index(last)] = Node(op, name, names, list(last.outputs), dict(attributes))
     if last.outputs[0] == last.name:  # not an output of the graph: named after who gives it
         graph.rename(last.name, name)

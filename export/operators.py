@@ -162,6 +162,16 @@ def _resize(node: Node, x: Tensor, roi: Any, scales: Any) -> Tensor:
     return F.interpolate(x, scale_factor=scales[2:].tolist())
 
 
+@operator("MaxPool")
+def _max_pool(node: Node, x: Tensor) -> Tensor:
+    given, one = node.attributes, [1, 1]
+    pads = given.get("pads", [0] * 4)
+    return F.max_pool2d(
+        x, given["kernel_shape"], given.get("strides", one), pads[:2], given.get("dilations", one),
+        ceil_mode=any(end > begin for begin, end in zip(pads[:2], pads[2:], strict=True)),
+    )  # fmt: skip
+
+
 @operator("DepthToSpace")
 def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     """Channels (r, r, C) in mode DCR"""
@@ -250,11 +260,12 @@ def _conv(node: Node, x: Any, w: Any, b: Any = None) -> Tensor:
     ndim = w.ndim - 2
     given, one = node.attributes, [1] * ndim
     pads = given.get("pads", [0] * 2 * ndim)
-    if given.get("auto_pad", "NOTSET") != "NOTSET" or pads[:ndim] != pads[ndim:]:
-        raise OnnxError(f"{node.op} {node.name}: minigan writes the same pads on both sides, and no auto_pad")
+    if given.get("auto_pad", "NOTSET") != "NOTSET":
+        raise OnnxError(f"{node.op} {node.name}: has auto_pad; minigan writes pads")
+    pairs = zip(pads[:ndim][::-1], pads[ndim:][::-1], strict=True)  # from the last axis to the first, as F takes them
     options = {
-        "stride": given.get("strides", one), "padding": pads[:ndim], "dilation": given.get("dilations", one),
-        "groups": given.get("group", 1),
+        "stride": given.get("strides", one), "padding": [pad for pair in pairs for pad in pair],
+        "dilation": given.get("dilations", one), "groups": given.get("group", 1),
     }  # fmt: skip
     name = f"conv{ndim}d"
     if node.op == "ConvTranspose":

@@ -71,6 +71,8 @@ def verify_run(path: str | Path, run: str | Path) -> Report:
     graph = Graph.load(path)
     trainer = _as_exported(graph, Path(path), RunFolder(run))
     what = subject(trainer, psi=any(value.name == "psi" for value in graph.inputs))
+    if list(what.inputs) != graph.inputs:
+        raise OnnxError(f"{path}: is of another run than {run}, whose generator takes other inputs")
     report = verify(path, what.run)
     checks = list(report.checks)
     others = _others(graph, build(what, Variant(**report.variant), graph.opset), report)

@@ -50,10 +50,10 @@ def pixels(samples: np.ndarray) -> np.ndarray:
 def store_float16(graph: Graph) -> None:
     """Large weights are kept in float16, and cast when the file is loaded: half the size, the same arithmetic."""
     casts = []
-    for name, array in list(graph.constants.items()):
+    for name, array in list(graph.weights()):
         if array.dtype == np.float32 and array.size >= _KEPT:
             graph.constants[name] = _half(name, array)
-            wide = f"/{name}/Cast"
+            wide = f"/{name.replace('.', '/')}_Cast"
             for node in graph.nodes:
                 node.inputs = [wide if x == name else x for x in node.inputs]
             casts.append(Node("Cast", wide, [name], [wide], {"to": DTYPES["float32"]}))

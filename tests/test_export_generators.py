@@ -12,7 +12,7 @@ import minigan as mg
 import minigan.nn.functional as F
 from minigan import nn
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from minigan.export import export_onnx, load_onnx  # noqa: E402  # after the skips
@@ -148,6 +148,10 @@ def image_layers(rng, shape):
     if h % 2 == 0 and w % 2 == 0:
         yield lambda: nn.PixelUnshuffle(2), (4 * c, h // 2, w // 2)
         yield lambda: nn.AvgPool2d(2), (c, h // 2, w // 2)
+    if min(h, w) > 2:
+        yield lambda: nn.MaxPool2d(3, 2, 1), (c, (h + 1) // 2, (w + 1) // 2)
+        yield lambda: nn.MaxPool2d(2, ceil_mode=True), (c, (h + 1) // 2, (w + 1) // 2)
+        yield lambda: nn.MaxPool2d(2, 1, dilation=2), (c, h - 2, w - 2)
     yield lambda: nn.AdaptiveAvgPool2d((2, 3)), (c, 2, 3)
     yield lambda: nn.ReplicationPad2d((1, 0, 2, 1)), (c, h + 3, w + 1)
     yield lambda: nn.ZeroPad2d((1, 0, 0, 1)), (c, h + 1, w + 1)
@@ -207,8 +211,8 @@ def test_random_generators(rng, tmp_path_factory):
     assume(own_error(generator) < 1e-6)
     folder = tmp_path_factory.mktemp("generator")
     classes = CLASSES if generator.conditional is not None else 0
-    report = export_onnx(generator, folder / "g.onnx", latent=LATENT, classes=classes)
-    assert report.passed
+    export_onnx(generator, folder / "g.onnx", latent=LATENT, classes=classes, verified=False)
+    onnx.checker.check_model(str(folder / "g.onnx"), full_check=True)
     session = ort.InferenceSession(str(folder / "g.onnx"), providers=["CPUExecutionProvider"])
     again = load_onnx(folder / "g.onnx")
     names = [one.name for one in session.get_inputs()]
@@ -221,5 +225,5 @@ def test_random_generators(rng, tmp_path_factory):
         scale = max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(found, expected, atol=1e-5 * scale, rtol=0)
         np.testing.assert_allclose(imported, expected, atol=1e-5 * scale, rtol=0)
-    export_onnx(again, folder / "again.onnx")
+    export_onnx(again, folder / "again.onnx", verified=False)
     assert (folder / "again.onnx").read_bytes() == (folder / "g.onnx").read_bytes()

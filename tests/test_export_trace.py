@@ -110,7 +110,6 @@ REFUSED = {
     "canvas": (canvas, r"changed in place \(indexed assignment\) through another view"),
     "dropout": (lambda x: F.dropout(x), "draws random numbers"),
     "batch statistics": (lambda x: F.batch_norm(x, None, None, training=True), "normalises over the batch"),
-    "max pooling": (lambda x: F.max_pool2d(x.reshape(-1, 1, 2, 3), 2), "max_pool_places cannot be exported"),
     "a loss": (lambda x: F.binary_cross_entropy(x.sigmoid(), mg.full_like(x, 0.5), reduction="none"), "it is a loss"),
     "floor division": (lambda x: x // 0.3, "FloorDivide cannot be exported: ONNX has no exact one"),
     "rolled batch": (lambda x: x.roll(1, 0), "Roll along the batch"),

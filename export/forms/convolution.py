@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from minigan.export.trace import Call
 
 
+MAX_POOL_PLACES = "MaxPoolPlaces"  # no operator of ONNX: stands for one between emission and `layout.simplify`
+
+
 @form("Matmul")
 def matmul(e: Emit, call: Call) -> str:
     return e.node("MatMul", *e.values(call, "x", "y"))
@@ -61,10 +64,12 @@ def conv(e: Emit, call: Call) -> str:
     full = ConvGeometry.conv(
         geometry.input, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
     )
-    if full.output == geometry.output:
+    sides = enumerate(zip(geometry.output, full.output, strict=True), start=2)
+    cut = {axis: size for axis, (size, all_of_it) in sides if size < all_of_it}
+    if not cut:
         return y
-    n = geometry.ndim  # the gradient of a transposed convolution with output padding leaves some out
-    return slice_node(e, y, [0] * n, list(geometry.output), range(2, 2 + n), [1] * n)
+    n = len(cut)  # the gradient of a transposed convolution with output padding leaves some out
+    return slice_node(e, y, [0] * n, list(cut.values()), list(cut), [1] * n)
 
 
 @form("ConvTranspose")
@@ -92,6 +97,30 @@ def conv_transpose(e: Emit, call: Call) -> str:
     if not any(map(any, beyond)):
         return y
     return pad_node(e, y, ((0, 0), (0, 0), *beyond), e.constant(0, call.dtype, "Pad/value"))
+
+
+@form("max_pool_places")
+def max_pool_places(e: Emit, call: Call) -> str:
+    """Where the largest values are: replaced by `layout.simplify`, together with the gathering of them.
+
+    Padding behind is what the last window needs, so that there is no rounding to agree on.
+    """
+    given, shape = call.params, e.shape(call.inputs[0])[2:]
+    if len(shape) != 2:
+        raise ExportError(f"{call.place}: max pooling of images without a batch; use .unsqueeze(0)")
+    ends = [
+        (n - 1) * s + d * (k - 1) + 1 - size - p
+        for n, s, d, k, size, p in zip(
+            given["out"], given["stride"], given["dilation"], given["kernel"], shape, given["padding"], strict=True
+        )
+    ]
+    pads = [*given["padding"], *(max(0, end) for end in ends)]
+    if any(pad >= k for pad, k in zip(pads, given["kernel"] * 2, strict=True)):
+        raise ExportError(f"{call.place}: max pooling pads {pads}: ONNX Runtime takes less than the kernel's size")
+    return e.node(
+        MAX_POOL_PLACES, *e.values(call, "x"), kernel_shape=list(given["kernel"]), strides=list(given["stride"]),
+        dilations=list(given["dilation"]), pads=pads,
+    )  # fmt: skip
 
 
 def _attributes(geometry: ConvGeometry, pads: list[int]) -> dict[str, Any]:

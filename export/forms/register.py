@@ -25,7 +25,6 @@ REASONS = {
     "FloorDivide": "ONNX has no exact one; where the quotient rounds up to a whole number, floor(x / y) is off by one",
     "isclose": _BOOL,
     "LogOdds": _LOSS,
-    "max_pool_places": "its search for the largest values; use average pooling or a convolution with a stride",
     "Unslice": _ADJOINT,
     "ViewAssign": "writes in place into a part of a tensor; use cat, where or scatter, which make a new one",
 }

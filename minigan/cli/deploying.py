@@ -28,6 +28,9 @@ def export(
         typer.Option("--output", help="Images as (batch, C, H, W) in [-1, 1], or as (batch, H, W, C) pixels."),
     ] = "float",
     optimize: Annotated[Literal["speed", "size"], typer.Option(help="What int8 and storage are chosen for.")] = "speed",
+    fp32_edges: Annotated[
+        bool, typer.Option("--fp32-edges", help="With int8: the first and the last layer in float32.")
+    ] = False,
     psi: Annotated[
         bool, typer.Option("--psi", help="Add an input psi that truncates: latents are multiplied by it.")
     ] = False,
@@ -54,7 +57,7 @@ def export(
 
     if out is not None:
         output(out, ".onnx")
-    variant = Variant(dtype, pixels, optimize)
+    variant = Variant(dtype, pixels, optimize, fp32_edges)
     path, report = export_run(
         run, out, step=step, best=best, ema=not raw, psi=psi, variant=variant, opset=opset, verified=not no_verify
     )

@@ -108,7 +108,10 @@ def max_pool2d(
     pixels = input.movedim(-3, -1).flatten(-3, -2)
     # The search is over constants; only the gathering of what was found is differentiated.
     best = pixels.array[..., window, :].argmax(axis=-2)
-    found = plain_result("max_pool_places", (input,), window[input.B.xp.arange(len(window))[:, None], best], input.B)
+    found = plain_result(
+        "max_pool_places", (input,), window[input.B.xp.arange(len(window))[:, None], best], input.B,
+        kernel=kernel, stride=stride, padding=padding, dilation=per_axis(dilation, 2, "dilation"), out=out,
+    )  # fmt: skip
     shape = (*input.shape[:-3], *out, input.shape[-3])
     y, where = (t.reshape(shape).movedim(-1, -3) for t in (pixels.gather(-2, found), found))
     return (y, where) if return_indices else y
