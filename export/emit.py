@@ -20,7 +20,7 @@ LAST = np.iinfo(np.int64).max  # as the end of a slice: to the end
 def emit(trace: Trace, inputs: Sequence[str], output: str, opset: int) -> Graph:
     """The graph of a trace, with these names of inputs and output."""
     e = Emit(trace, inputs, output, opset)
-    for call in trace.live():
+    for call in trace.calls:
         e.write(call)
     shape = trace.shapes[trace.output]
     if shape[:1] != (Batch(1),) or any(isinstance(size, Batch) for size in shape[1:]):

@@ -149,11 +149,11 @@ def export_onnx(
 ) -> Report | None:
     """Write a generator in evaluation mode as an ONNX file, and verify it; returns the report.
 
-    The module, or function, is called with z (batch, latent) and, with `classes`, labels (batch,). `psi` adds a truncation: a scalar
-    that is passed to a `forward` that has a parameter psi, and otherwise multiplies z. `latent` may be a shape, and is
-    not needed for a module from `load_onnx`. `dtype` is fp32, fp16, fp16-storage or int8; `output` float or uint8;
-    `optimize` speed or size; `fp32_edges` keeps the first and last layer of int8 in float32. `verified=False` leaves the
-    check out, and the metadata say so.
+    The module, or function, is called with z (batch, latent) and, with `classes`, labels (batch,). `psi` adds a
+    truncation: a scalar that is passed to a `forward` that has a parameter psi, and otherwise multiplies z. `latent`
+    may be a shape, and is not needed for a module from `load_onnx`. `dtype` is fp32, fp16, fp16-storage or int8;
+    `output` float or uint8; `optimize` speed or size; `fp32_edges` keeps the first and last layer of int8 in float32.
+    `verified=False` leaves the check out, and the metadata say so.
 
     >>> import tempfile
     >>> G = mg.nn.Sequential(mg.nn.Linear(8, 48), mg.nn.Tanh(), mg.nn.Unflatten(1, (3, 4, 4))).eval()

@@ -86,22 +86,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """The calls in order, the shape of each traced value, and the numbers of inputs and outputs."""
+    """The calls on which the output depends, in order, the shape of each traced value, and the numbers of both ends."""
 
     calls: list[Call]
     shapes: dict[int, tuple[Dim, ...]]
     dtypes: dict[int, np.dtype]
     inputs: list[int]
     output: int
-
-    def live(self) -> list[Call]:
-        """The calls on which the output depends; others (a check of an index's range) leave no mark in a file."""
-        wanted, calls = {self.output}, []
-        for call in reversed(self.calls):
-            if call.number in wanted:
-                wanted.update(argument.number for argument in call.inputs if isinstance(argument, Traced))
-                calls.append(call)
-        return calls[::-1]
 
 
 def trace(function: Callable[..., Tensor], make: Callable[[int], Sequence[Tensor]], module: Module) -> Trace:
@@ -113,12 +104,19 @@ def trace(function: Callable[..., Tensor], make: Callable[[int], Sequence[Tensor
     if len(few.calls) != len(more.calls) or few.output != more.output:
         raise ExportError(f"it applies {len(few.calls)} operations to 2 samples and {len(more.calls)} to 3")
     shapes = {i: _merged_shape(few.shapes[i], more.shapes[i], "") for i in few.inputs}
-    dtypes = dict(few.dtypes)
-    calls = []
-    for a, b in zip(few.calls, more.calls, strict=True):
-        calls.append(_merged_call(a, b))
-        shapes[a.number] = calls[-1].shape
-    return Trace(calls, shapes, dtypes, few.inputs, few.output)
+    calls = [_merged_call(a, b) for a, b in _live(list(zip(few.calls, more.calls, strict=True)), few.output)]
+    shapes |= {call.number: call.shape for call in calls}
+    return Trace(calls, shapes, few.dtypes, few.inputs, few.output)
+
+
+def _live(calls: list[tuple[Call, Call]], output: int) -> list[tuple[Call, Call]]:
+    """The calls on which the output depends; others (a check of an index's range) leave no mark in a file."""
+    wanted, found = {output}, []
+    for pair in reversed(calls):
+        if pair[0].number in wanted:
+            wanted.update(argument.number for argument in pair[0].inputs if isinstance(argument, Traced))
+            found.append(pair)
+    return found[::-1]
 
 
 # One run ------------------------------------------------------------------------------------------------
@@ -147,9 +145,7 @@ class Recorder(Observer):
         self.dtypes: dict[int, np.dtype] = {}
         self._known: dict[int, tuple[int, Any, Any, int]] = {}  # id of an array: number, array, its version, the count
         self._kept: list[Any] = []  # so that no other array gets the id of one that was let go
-        self._written: dict[
-            int, Any
-        ] = {}  # versions of memory into which values that depend on the inputs were written
+        self._written: dict[int, Any] = {}  # versions of memory that holds values which depend on the inputs
         self._drawn: dict[int, str] = {}  # id of an array of random numbers: where it was drawn
         tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         # id of an array: its name (of a shared one, the first), and whether it has the values of that name
@@ -199,12 +195,12 @@ class Recorder(Observer):
     def assigned(self, target: Tensor, value: Tensor) -> None:
         found = self.find(value)
         self._kept.append(target)
+        self._known.pop(id(target.array), None)
+        self._drawn.pop(id(target.array), None)
         if isinstance(found, Traced):
             self._known[id(target.array)] = (found.number, target.array, target.version, target.version.count)
             self._written[id(target.version)] = target.version
-        else:
-            self._known.pop(id(target.array), None)
-        if isinstance(found, Drawn):
+        elif isinstance(found, Drawn):
             self._drawn[id(target.array)] = found.place
 
     def drawn(self, tensor: Tensor) -> None:

@@ -41,7 +41,7 @@ def exported(function, inputs):
 
 def emitted(traced, names):
     e = Emit(traced, names, "y", 17)
-    for call in traced.live():
+    for call in traced.calls:
         e.write(call)
     e.finish()
     simplify(e.graph)
@@ -78,7 +78,7 @@ def test_each_reason_is_given():
     loss = mg.nn.functional.binary_cross_entropy
     t = trace(lambda x: loss(x, mg.full_like(x, 0.5)), lambda n: [mg.rand(3)], mg.nn.Module())
     with pytest.raises(ExportError, match=r"test_export_forms.py:\d+: BinaryCrossEntropy cannot be .*: it is a loss"):
-        Emit(t, ["x"], "y", 17).write(t.live()[0])
+        Emit(t, ["x"], "y", 17).write(t.calls[0])
 
 
 ROWS = [row for row in all_rows() if not set(row.ops.split()) & set(REASONS) and row.ops not in ALIASES]
