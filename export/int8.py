@@ -58,8 +58,11 @@ def quantize(
     target = subpixel(graph, kept) or graph
     users = target.users()
     layers = {n.name: n for n in target.nodes if n.name not in kept and _can_be_integer(target, users, n)}
+    if not layers and optimize == "speed":
+        raise OnnxError("no layer would compute in int8 (the last, and a small first one, do not): use fp16-storage")
     settled = {n.outputs[0]: _settled(target, users, n.outputs[0]) for n in layers.values()}
-    ranges = observe(graph, feeds, {n.inputs[0] for n in layers.values()} | set(settled.values()))
+    watched = {n.inputs[0] for n in layers.values()} | set(settled.values())
+    ranges = observe(graph, feeds, watched) if watched else {}
     writer = _Writer(target, ranges, settled)
     exact = kept if keep_edges else set()
     for node in target.nodes:

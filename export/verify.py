@@ -31,11 +31,9 @@ PROOF_LATENTS = 256
 PROOF_VALUES = 16  # of each sample
 PSI = 0.6  # at 1 it would not be noticed that a file has lost its truncation
 BATCHES = (1, 7, 64)
+MEAN_LEVELS = 2e-3  # where fp32 gives uint8: 1e-5 moves one value in a thousand to the next level
 WORST_PSNR, MEAN_PSNR = 40.0, 45.0  # dB, of int8
 # max |file - engine|, and max |one by one - in batches|, for values up to 1; int8 is held to its PSNR alone
-MEAN_LEVELS = (
-    2e-3  # of 255, where fp32 gives uint8: a difference of 1e-5 moves one value in a thousand to the next level
-)
 LIMITS = {"fp32": (1e-5, 1e-6), "fp16-storage": (5e-3, 1e-6), "fp16": (5e-3, 5e-3)}
 
 Reference = Callable[[Feeds], np.ndarray]

@@ -87,6 +87,14 @@ def geometries(draw):
     return size, out, kernel, stride, before, behind, extra
 
 
+def test_a_generator_of_which_nothing_would_be_integer():
+    G = mg.nn.Sequential(mg.nn.Linear(6, 18), mg.nn.Unflatten(1, (2, 3, 3)), mg.nn.Conv2d(2, 3, 3)).eval()
+    with pytest.raises(OnnxError, match="no layer would compute in int8 .*: use fp16-storage"):
+        build(Subject.of(G, 6), Variant("int8"), verified=False)
+    small = build(Subject.of(G, 6), Variant("int8", optimize="size"), verified=False)
+    assert {str(a.dtype) for a in small.constants.values() if a.ndim > 1} == {"int8"}
+
+
 @given(st.tuples(geometries(), geometries()), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(0, 99))
 def test_subpixel_is_exact(axes, inputs, outputs, bias, seed):
     size, out, kernel, strides, before, behind, extra = (list(values) for values in zip(*axes, strict=True))
