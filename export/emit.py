@@ -42,6 +42,7 @@ class Emit:
         self.names = dict(zip(trace.inputs, inputs, strict=True))
         self._used: set[str] = {*inputs, output}
         self._path = ""
+        self._batches: dict[int, str] = {}  # so many times the batch's size: what holds it
 
     def write(self, call: Call) -> None:
         """Add a call by its operation's form."""
@@ -161,16 +162,13 @@ class Emit:
     def _batch(self, times: int) -> str:
         """So many times the batch's size, in a vector of one."""
         path, self._path = self._path, "/batch/"
-        one = "/batch/Gather"
-        if one not in self._used:
+        if 1 not in self._batches:
             first = self.integers([0], "Gather/indices")
-            self.node("Gather", self.node("Shape", self.graph.inputs[0].name), first, axis=0)
-        name = one if times == 1 else f"/batch/Mul{times}"
-        if name not in self._used:
-            self._used.add(name)
-            self.graph.nodes.append(Node("Mul", name, [one, self.integers([times], f"times{times}")], [name]))
+            self._batches[1] = self.node("Gather", self.node("Shape", self.graph.inputs[0].name), first, axis=0)
+        if times not in self._batches:
+            self._batches[times] = self.node("Mul", self._batches[1], self.integers([times], f"times{times}"))
         self._path = path
-        return name
+        return self._batches[times]
 
     # Names ----------------------------------------------------------------------------------------------
 

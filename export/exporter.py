@@ -7,12 +7,14 @@ asked for is made, and the file is verified against the module before it gets it
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import glob
 import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,12 +25,12 @@ import minigan as mg
 from minigan.export.emit import emit
 from minigan.export.feeds import Feeds, draw, split
 from minigan.export.fold import fold
-from minigan.export.graph import BATCH, IR_VERSIONS, Graph, Value, digest
+from minigan.export.graph import BATCH, IR_VERSIONS, Graph, OnnxError, Value, digest
 from minigan.export.importer import OnnxModule
 from minigan.export.layout import simplify
 from minigan.export.trace import ExportError, trace
-from minigan.export.variants import as_uint8, compute_float16, pixels, store_float16
-from minigan.export.verify import PROOF_LATENTS, PSI, Report, proof_positions, verify
+from minigan.export.variants import IMAGE_RANGE, as_uint8, compute_float16, pixels, store_float16
+from minigan.export.verify import PROOF_LATENTS, PSI, Report, finite, proof_positions, verify
 from minigan.files import flush_folder
 from minigan.nn import Module
 from minigan.tensor import Tensor
@@ -36,6 +38,9 @@ from minigan.tensor import Tensor
 DTYPES = ("fp32", "fp16", "fp16-storage", "int8")
 OUTPUTS = ("float", "uint8")
 AIMS = ("speed", "size")
+PROVEN = ("sha256", "proof", "rounding", "verified", "variant")  # metadata of one file, not of what is exported
+ROUNDED_LATENTS = 64  # whose samples are computed in float64 too
+OPSET = 17  # loads in every ONNX Runtime since 1.15, and in browsers
 CALIBRATION = 1024  # samples from which int8 takes the ranges of its activations: of fewer, rare values are cut off
 
 
@@ -87,8 +92,14 @@ class Subject:
     ) -> Subject:
         """See `export_onnx`."""
         if isinstance(module, OnnxModule) and latent is None:
-            kept = {k: v for k, v in module.metadata.items() if k not in ("sha256", "proof", "verified", "variant")}
-            return cls(module, tuple(module.graph.inputs), kept | (metadata or {}))
+            graph = module._graph
+            if "variant" in graph.metadata and json.loads(graph.metadata["variant"]) != vars(Variant()):
+                raise ExportError(
+                    f"it was imported from the variant {graph.metadata['variant']}: to export it again, import the "
+                    "float32 file, or export the run"
+                )
+            kept = {k: v for k, v in graph.metadata.items() if k not in PROVEN}
+            return cls(module, tuple(graph.inputs), kept | (metadata or {}))
         if not isinstance(module, Module):
             module = Function(module)
         if latent is None:
@@ -127,6 +138,20 @@ class Subject:
         with mg.no_grad(), np.errstate(all="ignore"):
             return self(*self.tensors(feeds)).numpy(force=True)
 
+    def rounding(self) -> float:
+        """How far the engine's float32 samples are from its float64 ones, in units of the largest if that is above 1.
+
+        0 where the generator cannot be computed in float64, because it holds float32 tensors that are no parameters.
+        """
+        feeds = self.draw(ROUNDED_LATENTS, "verify", psi=PSI)
+        samples, precise = self.run(feeds), dataclasses.replace(self, module=copy.deepcopy(self.module).double())
+        try:
+            exact = precise.run({name: x.astype(np.float64) if x.dtype.kind == "f" else x for name, x in feeds.items()})
+        except RuntimeError:
+            return 0.0
+        largest = max(1.0, float(np.abs(exact).max(initial=0.0)))
+        return float(np.abs(samples - exact).max(initial=0.0)) / largest
+
     def _takes_psi(self) -> bool:
         forward = self.module.function if isinstance(self.module, Function) else self.module.forward
         return "psi" in inspect.signature(forward).parameters
@@ -144,7 +169,7 @@ def export_onnx(
     output: str = "float",
     optimize: str = "speed",
     fp32_edges: bool = False,
-    opset: int = 17,
+    opset: int | None = None,
     verified: bool = True,
 ) -> Report | None:
     """Write a generator in evaluation mode as an ONNX file, and verify it; returns the report.
@@ -162,11 +187,13 @@ def export_onnx(
     True
     """
     subject = Subject.of(module, latent, classes, psi, metadata)
+    if opset is None:
+        opset = module._graph.opset if isinstance(module, OnnxModule) else OPSET
     graph = build(subject, Variant(dtype, output, optimize, fp32_edges), opset, verified)
     return write(graph, Path(path), subject if verified else None)
 
 
-def build(subject: Subject, variant: Variant, opset: int = 17, verified: bool = True) -> Graph:
+def build(subject: Subject, variant: Variant, opset: int = OPSET, verified: bool = True) -> Graph:
     """The graph of a generator in one variant, with its metadata."""
     if opset not in IR_VERSIONS:
         raise ExportError(f"opset: got {opset}, expected {min(IR_VERSIONS)} to {max(IR_VERSIONS)}")
@@ -175,23 +202,25 @@ def build(subject: Subject, variant: Variant, opset: int = 17, verified: bool = 
     _check(subject.module)
     names = [value.name for value in subject.inputs]
 
-    traced = trace(subject, lambda n: subject.tensors(subject.draw(n, f"trace {n}", psi=0.7)), subject.module)
+    traced = trace(subject, lambda n: subject.tensors(subject.draw(n, f"trace {n}", psi=n / 4)), subject.module)
     graph = emit(traced, names, "samples", opset)
     if graph.outputs[0].dtype not in (np.float32, np.uint8):
         raise ExportError(f"what the generator returns is {graph.outputs[0].dtype}: expected float32; use .float()")
     simplify(graph)
     fold(graph)
     graph.metadata = dict(subject.metadata)
-    if len(graph.outputs[0].shape) == 4 and graph.outputs[0].dtype == np.float32:
-        graph.metadata["value_range"] = "[-1, 1]"
-    _vary(graph, variant, subject)
+    if len(graph.outputs[0].shape) == 4:
+        graph.metadata.setdefault("value_range", IMAGE_RANGE)
+    graph = _vary(graph, variant, subject)
     graph.metadata |= {
         "minigan": version("minigan"),
         "variant": json.dumps(vars(variant)),
         "sha256": json.dumps({name: digest(array) for name, array in graph.constants.items()}),
         "verified": "yes" if verified else "no",
     }
-    graph.metadata["proof"] = _imported_proof(subject, graph) or _proof(subject, variant)
+    graph.metadata |= _imported_proof(subject, graph) or {
+        "proof": _proof(subject, variant), "rounding": f"{subject.rounding():.2g}",
+    }  # fmt: skip
     return graph
 
 
@@ -199,13 +228,19 @@ def write(graph: Graph, path: Path, subject: Subject | None) -> Report | None:
     """Put the file in its place, if it equals the subject; what is there already stays until then."""
     if not path.parent.is_dir():
         raise ExportError(f"{path}: there is no folder {path.parent}")
+    with _alone_in(path.parent):
+        return _write(graph, path, subject)
+
+
+def _write(graph: Graph, path: Path, subject: Subject | None) -> Report | None:
     trial, before, report = path.with_name(f".{path.name}.unverified"), _data_files(path), None
     try:
         data_file = graph.save(trial, stem=path.stem)
         if subject is not None:
             report = verify(trial, subject.run)
             if not report.passed:
-                raise ExportError(f"{path}: not written, for it does not equal the engine: {report.failures()}")
+                advice = "; it loses too much in int8: try fp16-storage" * (report.variant.get("dtype") == "int8")
+                raise ExportError(f"{path}: not written, for it does not equal the engine: {report.failures()}{advice}")
             report = dataclasses.replace(report, file=path.name)
         os.replace(trial, path)
     except BaseException as error:
@@ -214,11 +249,29 @@ def write(graph: Graph, path: Path, subject: Subject | None) -> Report | None:
             new.unlink()
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # not the one on trial
+        if isinstance(error, (OnnxError, ImportError)):
+            raise type(error)(str(error).replace(str(trial), str(path))) from None
         raise
     for old in before - {data_file}:
         old.unlink()
     flush_folder(path.parent)
     return report
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Within: no other export writes to the folder; one that comes later waits. The lock goes with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has another way
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _data_files(path: Path) -> set[Path]:
@@ -239,13 +292,13 @@ def _check(module: Module) -> None:
             raise ExportError(f"{name} is {tensor.dtype}: expected float32 weights; call .float() first")
 
 
-def _vary(graph: Graph, variant: Variant, subject: Subject) -> None:
-    """Make the variant of a graph that computes in float32."""
+def _vary(graph: Graph, variant: Variant, subject: Subject) -> Graph:
+    """The variant of a graph that computes in float32."""
     if variant.dtype == "int8":
         from minigan.export.int8 import quantize
 
         feeds = list(split(subject.draw(CALIBRATION, "calibration"), CALIBRATION // 16))
-        vars(graph).update(vars(quantize(graph, feeds, variant.fp32_edges, variant.optimize)))
+        graph = quantize(graph, feeds, variant.fp32_edges, variant.optimize)
     if variant.dtype == "fp16":
         compute_float16(graph)
     elif variant.dtype == "fp16-storage" or variant.optimize == "size":
@@ -253,19 +306,22 @@ def _vary(graph: Graph, variant: Variant, subject: Subject) -> None:
     if variant.output == "uint8":
         as_uint8(graph)
     graph.prune()
+    return graph
 
 
-def _imported_proof(subject: Subject, graph: Graph) -> str | None:
+def _imported_proof(subject: Subject, graph: Graph) -> dict[str, str] | None:
     """The proof of the file that a module was imported from, if the file would be the same again."""
-    before = getattr(subject.module, "metadata", {})
+    before = subject.module._graph.metadata if isinstance(subject.module, OnnxModule) else {}
     same = all(before.get(name) == graph.metadata[name] for name in ("sha256", "variant"))
-    return before.get("proof") if same else None
+    return {name: before[name] for name in ("proof", "rounding")} if same else None
 
 
 def _proof(subject: Subject, variant: Variant) -> str:
     """Some of the engine's own output values, which the file must give wherever it is run."""
     samples = subject.run(subject.draw(PROOF_LATENTS, "verify", psi=PSI))
-    if variant.output == "uint8" and samples.dtype != np.uint8:
+    if variant.output == "uint8":
+        if finite(samples).min() >= 0 and samples.max() > 0.5:  # as behind a sigmoid
+            raise ExportError("uint8 is made of values in [-1, 1]: these are all above 0; end with 2 * x - 1")
         samples = pixels(samples)
     flat = samples.reshape(len(samples), -1)
     values = np.take_along_axis(flat, proof_positions(flat.shape[1]), 1).astype("<f4")

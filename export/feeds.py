@@ -31,7 +31,7 @@ def _input(value: Value, graph: Graph, n: int, generator: Generator, psi: float)
     if value.name == "psi":
         return np.array(psi, np.float32)
     if value.name == "labels":
-        return np.arange(n, dtype=np.int64) % classes(graph)
+        return (n + np.arange(n, dtype=np.int64)) % classes(graph)  # other first ones for another n, for the tracer
     if value.name != "z" or value.dtype != np.float32 or not all(isinstance(size, int) for size in value.shape[1:]):
         raise OnnxError(f"input {value.name} of {value.dtype} {value.shape}: expected z, labels or psi")
     shape = (n, *(int(size) for size in value.shape[1:]))

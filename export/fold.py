@@ -40,7 +40,7 @@ def _fold_bias(graph: Graph, add: Node) -> None:
     given = add.inputs[1]
     if len(graph.users()[given]) > 1:
         return
-    name = given if "/" not in given else _bias_name(layer.inputs[1])
+    name = given if "/" not in given else graph.free_name(_bias_name(layer.inputs[1]))
     del graph.constants[given]
     graph.constants[name] = bias.reshape(-1)
     layer.inputs.append(name)
@@ -67,8 +67,8 @@ def _fold_batch_norm(graph: Graph, norm: Node) -> None:
         return
     name = before.inputs[1]
     weight = graph.constants[name]
-    bias_name = before.inputs[2] if before.inputs[2:] else _bias_name(name)
-    bias = graph.constants.get(bias_name) if before.inputs[2:] else None
+    bias_name = before.inputs[2] if before.inputs[2:] else graph.free_name(_bias_name(name))
+    bias = graph.constants.get(bias_name)
     shift = (-mean if bias is None else bias - mean) * scale + beta
     graph.constants[name] = (weight * _over_outputs(before, weight, scale)).astype(weight.dtype)
     graph.constants[bias_name] = shift.astype(weight.dtype)

@@ -63,6 +63,7 @@ class Graph:
     metadata: dict[str, str] = field(default_factory=dict)
     opset: int = 17
     shapes: dict[str, tuple[Size, ...]] = field(default_factory=dict)  # of what nodes give, where known
+    data_files: frozenset[str] = frozenset()  # that hold constants beside the file it was loaded from
 
     def copy(self) -> Graph:
         """Another graph over the same arrays."""
@@ -96,6 +97,14 @@ class Graph:
         self.nodes = kept[::-1]
         used = dict.fromkeys(name for node in self.nodes for name in node.inputs)
         self.constants = {name: self.constants[name] for name in used if name in self.constants}
+
+    def infer_shapes(self) -> None:
+        """Fill in what is missing in `shapes`, as far as ONNX can tell. The graph must be under 2 GiB."""
+        onnx = _onnx()
+        inferred = onnx.shape_inference.infer_shapes(self._proto(onnx, {}))
+        for info in inferred.graph.value_info:
+            sizes = info.type.tensor_type.shape.dim
+            self.shapes.setdefault(info.name, tuple(d.dim_param or d.dim_value for d in sizes))
 
     def rename(self, old: str, new: str) -> None:
         """Give a value another name."""
@@ -204,6 +213,7 @@ class Graph:
             [_value(onnx, v, path) for v in source.output],
             nodes, constants, {p.key: p.value for p in model.metadata_props},
             next(i.version for i in model.opset_import if i.domain in ("", "ai.onnx")),
+            data_files=frozenset(e.value for t in source.initializer for e in t.external_data if e.key == "location"),
         )  # fmt: skip
 
 
@@ -219,6 +229,7 @@ def _onnx() -> ModuleType:
         import onnx
         import onnx.helper
         import onnx.numpy_helper
+        import onnx.shape_inference
     except ImportError:
         raise ImportError("ONNX files need the package onnx: pip install 'minigan[cpu]'") from None
     return onnx

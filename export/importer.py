@@ -1,8 +1,8 @@
 """From an ONNX file back to a Module: `load_onnx`.
 
 Every node that the exporter writes stands for one operation of the engine, so exporting the imported module gives the
-same file again. Weights are parameters under their names in the file, and can be trained further. What the nodes
-compute is in `minigan.export.operators`.
+same float32 file again. Weights are parameters under their names in the file, and can be trained further. What the
+nodes compute is in `minigan.export.operators`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from minigan.creation import from_numpy
 from minigan.export.graph import Graph, OnnxError
-from minigan.export.operators import OPERATORS
+from minigan.export.operators import OPERATORS, check_written
 from minigan.nn import Module, Parameter
 from minigan.tensor import Tensor
 
@@ -49,14 +49,12 @@ class Scope(Module):
 
 
 class OnnxModule(Scope):
-    """A graph that can be called, on the inputs in their order or by their names. `metadata` is the file's."""
+    """A graph that can be called, on the inputs in their order or by their names."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph, self.metadata = graph, graph.metadata
-        unknown = sorted({node.op for node in graph.nodes} - set(OPERATORS))
-        if unknown:
-            raise OnnxError(f"has operators that minigan does not write: {', '.join(unknown)}")
+        self._graph = graph
+        check_written(graph)
         moments = {node.inputs[i] for node in graph.nodes for i in MOMENTS.get(node.op, ())}
         self._constants: dict[str, np.ndarray] = {}
         self._places: dict[str, tuple[Scope, str]] = {}
@@ -67,6 +65,7 @@ class OnnxModule(Scope):
                 self._register(name, array, trained=name not in moments and array.dtype == np.float32)
         self._scopes = [self._scope_of(node.name) for node in graph.nodes]
         self._last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}  # when it is used
+        self._last |= {value.name: len(graph.nodes) for value in graph.outputs}
         self.eval()
 
     def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
@@ -74,18 +73,21 @@ class OnnxModule(Scope):
         values: dict[str, Any] = {"": None, **self._constants}
         values |= {name: getattr(scope, last) for name, (scope, last) in self._places.items()}
         values |= self._inputs(args, named)
-        for i, (node, scope) in enumerate(zip(self.graph.nodes, self._scopes, strict=True)):
+        for i, (node, scope) in enumerate(zip(self._graph.nodes, self._scopes, strict=True)):
             inputs = [values[name] for name in node.inputs]
             function = OPERATORS[node.op]
-            output = function(node, *inputs) if scope is self else scope(function, node, *inputs)
+            try:
+                output = function(node, *inputs) if scope is self else scope(function, node, *inputs)
+            except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+                raise OnnxError(f"{node.op} {node.name}: {error}") from error
             for name in node.inputs:
                 if self._last[name] == i and name:
                     values.pop(name, None)
             values[node.outputs[0]] = output
-        return values[self.graph.outputs[0].name]
+        return values[self._graph.outputs[0].name]
 
     def _inputs(self, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> dict[str, Tensor]:
-        names = [value.name for value in self.graph.inputs]
+        names = [value.name for value in self._graph.inputs]
         given = dict(zip(names, args, strict=False)) | named
         if len(args) > len(names) or set(given) != set(names):
             raise TypeError(

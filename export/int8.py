@@ -53,6 +53,7 @@ def quantize(
     """
     if not feeds:
         raise OnnxError("int8 needs latents to calibrate on: got none, expected at least one batch")
+    graph.infer_shapes()
     first, last = _edges(graph)
     kept = last | {n.name for n in graph.nodes if n.name in first and (keep_edges or _is_small(graph, n.inputs[1]))}
     target = subpixel(graph, kept) or graph

@@ -15,12 +15,39 @@ import minigan as mg
 import minigan.nn.functional as F
 from minigan import ops
 from minigan.export.forms.elementwise import DTYPES
-from minigan.export.graph import Node, OnnxError
+from minigan.export.graph import IR_VERSIONS, Graph, Node, OnnxError
 from minigan.ops.norm import normalize, standardize
 from minigan.tensor import Tensor
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
 _NUMPY = {number: np.dtype(name) for name, number in DTYPES.items()}
+
+
+ATTRIBUTES = {
+    "ArgMax": "axis keepdims", "ArgMin": "axis keepdims", "BatchNormalization": "epsilon", "Cast": "to",
+    "Concat": "axis", "Conv": "kernel_shape strides dilations pads group", "DepthToSpace": "blocksize mode",
+    "ConvTranspose": "kernel_shape strides dilations pads group output_padding", "DequantizeLinear": "axis",
+    "Einsum": "equation", "Gather": "axis", "GatherElements": "axis", "Gemm": "alpha beta transA transB",
+    "InstanceNormalization": "epsilon", "LayerNormalization": "axis epsilon", "LeakyRelu": "alpha",
+    "LogSoftmax": "axis", "MaxPool": "kernel_shape strides dilations pads", "Pad": "mode", "Reshape": "allowzero",
+    "ReduceL2": "axes keepdims", "ReduceMax": "axes keepdims", "ReduceMean": "axes keepdims",
+    "ReduceMin": "axes keepdims", "ReduceSum": "keepdims", "ScatterElements": "axis", "Softmax": "axis",
+    "Resize": "mode coordinate_transformation_mode nearest_mode", "Transpose": "perm",
+}  # fmt: skip  # that minigan writes, and so reads; the others mean something else
+
+
+def check_written(graph: Graph) -> None:
+    """Raise unless all nodes are such as minigan writes: others would be misread."""
+    unknown = sorted({node.op for node in graph.nodes} - set(OPERATORS))
+    if unknown:
+        raise OnnxError(f"has operators that minigan does not write: {', '.join(unknown)}")
+    if graph.opset not in IR_VERSIONS:
+        raise OnnxError(f"is of opset {graph.opset}: minigan writes and reads {min(IR_VERSIONS)} to {max(IR_VERSIONS)}")
+    for node in graph.nodes:
+        if more := sorted(set(node.attributes) - set(ATTRIBUTES.get(node.op, "").split())):
+            raise OnnxError(f"{node.op} {node.name} has {', '.join(more)}, which minigan does not write")
+        if len(node.outputs) != 1:
+            raise OnnxError(f"{node.op} {node.name} has {len(node.outputs)} outputs: minigan writes one")
 
 
 def operator(*names: str) -> Callable[[Any], Any]:
@@ -70,7 +97,7 @@ def _unary(node: Node, x: Any) -> Tensor:
 
 @operator(*_BINARY)
 def _binary(node: Node, x: Any, y: Any) -> Any:
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):  # sizes
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and node.op == "Mul":  # sizes
         return x * y
     return _BINARY[node.op](_operand(x), _operand(y))
 
@@ -260,8 +287,6 @@ def _conv(node: Node, x: Any, w: Any, b: Any = None) -> Tensor:
     ndim = w.ndim - 2
     given, one = node.attributes, [1] * ndim
     pads = given.get("pads", [0] * 2 * ndim)
-    if given.get("auto_pad", "NOTSET") != "NOTSET":
-        raise OnnxError(f"{node.op} {node.name}: has auto_pad; minigan writes pads")
     pairs = zip(pads[:ndim][::-1], pads[ndim:][::-1], strict=True)  # from the last axis to the first, as F takes them
     options = {
         "stride": given.get("strides", one), "padding": [pad for pair in pairs for pad in pair],

@@ -67,9 +67,15 @@ class Generator:
             self._engine = _NumPy(self.path)
         self.metadata, self.provider = self._engine.metadata, self._engine.provider
         self._read_inputs(self._engine.inputs)
-        self.classes = int(self.metadata.get("classes", 0)) if "labels" in self._extra else 0
+        self.classes = self._find_classes() if "labels" in self._extra else 0
         output = self._engine.output
         self.sample_shape, self.dtype = self._find_sample_shape(output.shape), output.dtype
+
+    def _find_classes(self) -> int:
+        stated = self.metadata.get("classes", "0")
+        if not stated.isdecimal():
+            raise OnnxError(f"{self.path}: its metadata give {stated!r} as the number of classes")
+        return int(stated)
 
     def _find_sample_shape(self, stated: tuple[int | str, ...]) -> tuple[int, ...]:
         sizes = stated[1:]
@@ -99,6 +105,8 @@ class Generator:
         `labels` is a class for all, or one for each; without, the classes take turns. `psi` below 1 draws latents
         towards their mean: better samples, more alike.
         """
+        if n < 0:
+            raise ValueError(f"sample: got {n} samples, expected 0 or more")
         samples = np.empty((n, *self.sample_shape), self.dtype)
         for i, batch in enumerate(self.stream(n, seed, labels, psi)):
             samples[i * BATCH : i * BATCH + len(batch)] = batch
@@ -235,7 +243,7 @@ class _NumPy:
         from minigan.export.importer import load_onnx
 
         self._module = load_onnx(path)
-        graph = self._module.graph
+        graph = self._module._graph
         self.metadata, self.inputs, self.output = graph.metadata, graph.inputs, graph.outputs[0]
 
     def shape_of_one(self, feeds: dict[str, Any]) -> tuple[int, ...]:

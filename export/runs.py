@@ -10,7 +10,7 @@ import numpy as np
 
 import minigan as mg
 from minigan.export.directions import principal_directions
-from minigan.export.exporter import Subject, Variant, build, write
+from minigan.export.exporter import OPSET, Subject, Variant, build, write
 from minigan.export.graph import Graph, OnnxError, digest
 from minigan.export.verify import PROOF_LATENTS, Check, Report, verify
 from minigan.gan.checkpoint import steps
@@ -19,7 +19,6 @@ from minigan.gan.runs import load_trainer
 from minigan.gan.trainer import Trainer
 from minigan.nn import Module
 
-FILE = "generator.onnx"  # in the folder of a run
 SLIDER_LATENTS = 512
 
 
@@ -57,13 +56,22 @@ def export_run(
     ema: bool = True,
     psi: bool = False,
     variant: Variant = Variant(),  # noqa: B008  # frozen
-    opset: int = 17,
+    opset: int = OPSET,
     verified: bool = True,
 ) -> tuple[Path, Report | None]:
-    """Write the generator of a run, by default to generator.onnx in its folder; with the report of its check."""
+    """Write the generator of a run, by default to generator.onnx in its folder; with the report of its check.
+
+    Variants have names of their own there: generator-int8-uint8.onnx.
+    """
     what = subject(open_generator(run, step, best, ema), psi)
-    path = Path(run) / FILE if path is None else path
+    path = Path(run) / _file_name(variant, psi) if path is None else path
     return path, write(build(what, variant, opset, verified), path, what if verified else None)
+
+
+def _file_name(variant: Variant, psi: bool) -> str:
+    usual = vars(Variant())
+    own = ["edges" if value is True else value for name, value in vars(variant).items() if value != usual[name]]
+    return "-".join(["generator", *own, *["psi"] * psi]) + ".onnx"
 
 
 def verify_run(path: str | Path, run: str | Path) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -42,7 +43,8 @@ def open_session(
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = runtime.InferenceSession(str(path), options, providers=usable)
+        with redirect_stdout(io.StringIO()):  # where it says that it tries another provider, for any error
+            session = runtime.InferenceSession(str(path), options, providers=usable)
     except Exception as error:  # ONNX Runtime's own classes, which share no base but this
         raise OnnxError(f"{path}: not an ONNX model that onnxruntime can load: {reason(error)}") from None
     wanted, got = usable[0] if provider == "auto" else PROVIDERS[provider][0], session.get_providers()[0]

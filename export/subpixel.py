@@ -137,5 +137,6 @@ class _Phases:
         return name
 
     def _constant(self, name: str, array: np.ndarray) -> str:
+        name = self.graph.free_name(name)  # a weight that two layers share has phases of its own for each
         self.graph.constants[name] = array
         return name

@@ -17,6 +17,7 @@ import numpy as np
 
 from minigan.export.graph import OnnxError
 from minigan.grad_mode import no_grad
+from minigan.kernels.geometry import ConvGeometry
 from minigan.nn import Module
 from minigan.observe import Observer
 from minigan.tensor import Tensor
@@ -101,8 +102,11 @@ def trace(function: Callable[..., Tensor], make: Callable[[int], Sequence[Tensor
     for a, b in zip(few.calls, more.calls, strict=False):
         if (a.op, a.path) != (b.op, b.path) or [type(x) for x in a.inputs] != [type(x) for x in b.inputs]:
             raise ExportError(f"{a.place}: with 2 samples it applies {a.op} here, with 3 {b.op} ({b.place})")
-    if len(few.calls) != len(more.calls) or few.output != more.output:
-        raise ExportError(f"it applies {len(few.calls)} operations to 2 samples and {len(more.calls)} to 3")
+    if len(few.calls) != len(more.calls):
+        last = (few.calls if len(few.calls) > len(more.calls) else more.calls)[min(len(few.calls), len(more.calls))]
+        raise ExportError(f"{last.place}: it applies {len(few.calls)} operations to 2 samples, {len(more.calls)} to 3")
+    if few.output != more.output:
+        raise ExportError("with 3 samples it returns another of its values than with 2")
     shapes = {i: _merged_shape(few.shapes[i], more.shapes[i], "") for i in few.inputs}
     calls = [_merged_call(a, b) for a, b in _live(list(zip(few.calls, more.calls, strict=True)), few.output)]
     shapes |= {call.number: call.shape for call in calls}
@@ -194,6 +198,9 @@ class Recorder(Observer):
 
     def assigned(self, target: Tensor, value: Tensor) -> None:
         found = self.find(value)
+        if id(target.array) in self._names:
+            name = self._names[id(target.array)][0]
+            raise ExportError(f"{self._place()}: writes over {name} in place: the weights of a file do not change")
         self._kept.append(target)
         self._known.pop(id(target.array), None)
         self._drawn.pop(id(target.array), None)
@@ -283,6 +290,8 @@ def _merged(a: Any, b: Any, what: str) -> Any:
             return a
         if type(a) is int and a % 2 == 0 and 3 * a == 2 * b:
             return Batch(a // 2)
+        if isinstance(a, ConvGeometry):
+            a, b = f"{a.groups} groups", f"{b.groups} groups: scale what goes in and comes out instead of the weights"
     raise ExportError(f"{what} depends on the number of samples in a way that cannot be written: {a} for 2, {b} for 3")
 
 

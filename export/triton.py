@@ -20,28 +20,25 @@ def write_repository(model: Path, folder: Path, name: str = "generator", max_bat
 
     Serve it with: tritonserver --model-repository=FOLDER
     """
-    graph = Graph.load(model)
+    graph, model, folder = Graph.load(model), Path(model), Path(folder)
     config = configuration(graph, name, max_batch)
-    target = folder / name
-    if target.exists():
-        raise OnnxError(f"{target}: is there already; remove it, or give another folder")
+    target = check_free(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial:
         (partial / "1").mkdir(parents=True)
         (partial / "config.pbtxt").write_text(config, "utf-8")
         shutil.copyfile(model, partial / "1" / "model.onnx")
-        for data in _external(model):
+        for data in graph.data_files:
             (partial / "1" / data).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model.parent / data, partial / "1" / data)
     return target
 
 
-def _external(model: Path) -> set[str]:
-    """The files that hold the model's large constants, by their paths from its folder; `Graph.load` has read them."""
-    import onnx
-
-    constants = onnx.load(model, load_external_data=False).graph.initializer
-    return {entry.value for one in constants for entry in one.external_data if entry.key == "location"}
+def check_free(folder: Path, name: str = "generator") -> Path:
+    """Where the model goes; raises if something is there."""
+    if (folder / name).exists():
+        raise OnnxError(f"{folder / name}: is there already; remove it, or give another folder")
+    return folder / name
 
 
 def configuration(graph: Graph, name: str, max_batch: int) -> str:

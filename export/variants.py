@@ -7,29 +7,33 @@ import numpy as np
 from minigan.export.forms.elementwise import DTYPES
 from minigan.export.graph import BATCH, Graph, Node, OnnxError, Value
 
+IMAGE_RANGE = "[-1, 1]"
 _KEPT = 1024  # constants of fewer values stay as they are where only storage counts
+_PRECISE = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "Resize": (1, 2)}  # inputs that must be float32
 
 
 def as_uint8(graph: Graph) -> None:
     """Images in [-1, 1] (batch, C, H, W) become pixels (batch, H, W, C): round(127.5·x + 127.5), limited to 0 … 255."""
     (output,) = graph.outputs
-    if len(output.shape) != 4:
-        raise OnnxError(f"output uint8 is for images (batch, C, H, W): this generator gives {output.shape}")
-    graph.rename(output.name, "/pixels/float")
-    x = "/pixels/float"
-    steps = [
+    if len(output.shape) != 4 or graph.metadata["value_range"] != IMAGE_RANGE:
+        found = f"{output.shape} in {graph.metadata.get('value_range', 'no range')}"
+        raise OnnxError(f"output uint8 is for images (batch, C, H, W) in [-1, 1]: this generator gives {found}")
+    x = graph.free_name("/pixels/float")
+    graph.rename(output.name, x)
+    numbers = {name: np.array(number, np.float32) for name, number in (("half", 127.5), ("low", 0), ("high", 255))}
+    names = {name: graph.free_name(f"/pixels/{name}") for name in numbers}
+    graph.constants |= {names[name]: array for name, array in numbers.items()}
+    steps: list[tuple[str, list[str], dict]] = [
         ("Transpose", [], {"perm": [0, 2, 3, 1]}),
-        ("Mul", [("half", 127.5)], {}),
-        ("Add", [("half", 127.5)], {}),
+        ("Mul", ["half"], {}),
+        ("Add", ["half"], {}),
         ("Round", [], {}),
-        ("Clip", [("low", 0.0), ("high", 255.0)], {}),
+        ("Clip", ["low", "high"], {}),
         ("Cast", [], {"to": DTYPES["uint8"]}),
-    ]  # type: list[tuple[str, list[tuple[str, float]], dict]]
-    for op, numbers, attributes in steps:
-        for name, number in numbers:
-            graph.constants[f"/pixels/{name}"] = np.array(number, np.float32)
-        name = f"/pixels/{op}"
-        graph.nodes.append(Node(op, name, [x, *(f"/pixels/{n}" for n, _ in numbers)], [name], attributes))
+    ]
+    for op, more, attributes in steps:
+        name = graph.free_name(f"/pixels/{op}")
+        graph.nodes.append(Node(op, name, [x, *(names[n] for n in more)], [name], attributes))
         x = name
     graph.rename(x, output.name)
     _, channels, height, width = output.shape
@@ -50,21 +54,26 @@ def pixels(samples: np.ndarray) -> np.ndarray:
 def store_float16(graph: Graph) -> None:
     """Large weights are kept in float16, and cast when the file is loaded: half the size, the same arithmetic."""
     casts = []
-    for name, array in list(graph.weights()):
-        if array.dtype == np.float32 and array.size >= _KEPT:
-            graph.constants[name] = _half(name, array)
-            wide = f"/{name.replace('.', '/')}_Cast"
+    for name in _narrowable(graph):
+        if graph.constants[name].size >= _KEPT:
+            graph.constants[name] = _half(name, graph.constants[name])
+            wide = f"{name}/float32"
             for node in graph.nodes:
                 node.inputs = [wide if x == name else x for x in node.inputs]
             casts.append(Node("Cast", wide, [name], [wide], {"to": DTYPES["float32"]}))
     graph.nodes[:0] = casts
 
 
+def _narrowable(graph: Graph) -> list[str]:
+    """The float32 constants that may be float16."""
+    precise = {node.inputs[i] for node in graph.nodes for i in _PRECISE.get(node.op, ()) if i < len(node.inputs)}
+    return [name for name, array in graph.constants.items() if array.dtype == np.float32 and name not in precise]
+
+
 def compute_float16(graph: Graph) -> None:
     """Everything between the inputs and the output is float16, as GPUs are fast at; both ends stay float32."""
-    for name, array in graph.constants.items():
-        if array.dtype == np.float32:
-            graph.constants[name] = _half(name, array)
+    for name in _narrowable(graph):
+        graph.constants[name] = _half(name, graph.constants[name])
     for node in graph.nodes:
         if node.op == "Cast" and node.attributes["to"] == DTYPES["float32"]:
             node.attributes["to"] = DTYPES["float16"]

@@ -32,7 +32,12 @@ RUNTIME = {  # of onnxruntime-web: the files that a page needs, and the sha384 o
 }
 
 
-def write_page(model: Path, folder: Path, ort_web: Path | None = None, directions: np.ndarray | None = None) -> Path:
+def write_page(
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    ort_web: Path | None = None,
+    directions: np.ndarray | None = None,
+) -> Path:
     """Write the page of an exported generator into `folder`: whole, or not at all. Gives back its index.html.
 
     `ort_web` is the folder of an unpacked npm package onnxruntime-web, whose files are copied: the page then needs no
@@ -40,7 +45,7 @@ def write_page(model: Path, folder: Path, ort_web: Path | None = None, direction
     `minigan.export.directions`. A page that was written here before is replaced; a folder with anything else in it is
     refused.
     """
-    model, folder = model.resolve(), folder.resolve()
+    model, folder = Path(model).resolve(), Path(folder).resolve()
     graph = Graph.load(model)
     about = _about(graph, model, directions)
     files = {MODEL: model, **{name: model.parent / name for name in about["data"]}}
@@ -49,9 +54,9 @@ def write_page(model: Path, folder: Path, ort_web: Path | None = None, direction
         about["runtime"] = {"from": LINKED, "integrity": RUNTIME}
     else:
         about["runtime"] = {"from": "./", "integrity": {}}  # a file of the page's own host is as trusted as the page
-        runtime = _runtime_folder(ort_web)
+        runtime = runtime_folder(ort_web)
         files |= {name: runtime / name for name in RUNTIME}
-    _check_free(folder)
+    check_free(folder)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         page = Path(temporary) / "page"
         page.mkdir()
@@ -59,6 +64,7 @@ def write_page(model: Path, folder: Path, ort_web: Path | None = None, direction
             (page / name).write_text(text, "utf-8", newline="\n")
         (page / "model.json").write_text(json.dumps(about, allow_nan=False), "utf-8")
         for name, path in files.items():
+            (page / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, page / name)
         _put_in_place(page, folder, Path(temporary) / "old")
     return folder / "index.html"
@@ -79,18 +85,17 @@ def _about(graph: Graph, path: Path, directions: np.ndarray | None) -> dict[str,
         raise OnnxError(f"{path}: takes labels, but its metadata do not say how many classes there are")
     if directions is not None and (directions.ndim != 2 or directions.shape[1] != z[1]):
         raise ValueError(f"directions: got shape {directions.shape}, expected (k, {z[1]}) for the latents of {path}")
-    mapped = (array for array in graph.constants.values() if isinstance(array, np.memmap))  # from files beside it
     return {
         "title": metadata.get("recipe", path.stem), "step": metadata.get("step"),
         "latent": z[1], "distribution": metadata.get("latent_distribution", "normal"),
         "points": channels is None, "range": json.loads(metadata.get("value_range", "[-1, 1]")),
         "classes": int(metadata["classes"]) if "labels" in inputs else None, "psi": "psi" in inputs,
         "directions": [] if directions is None else directions.astype(np.float64).round(6).tolist(),
-        "data": sorted({Path(str(array.filename)).name for array in mapped}),
+        "data": sorted(graph.data_files),
     }  # fmt: skip
 
 
-def _runtime_folder(ort_web: Path) -> Path:
+def runtime_folder(ort_web: Path) -> Path:
     """Where in this folder the runtime's files are."""
     for folder in (ort_web, ort_web / "dist"):
         if all((folder / name).is_file() for name in RUNTIME):
@@ -111,7 +116,7 @@ def _assets(own_host_only: bool = False) -> dict[str, str]:
     return found
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Raise unless a page may be put there: nothing that is not ours would be lost."""
     if not folder.parent.is_dir():
         raise ValueError(f"{folder}: there is no folder {folder.parent}")

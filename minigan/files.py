@@ -67,7 +67,9 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException as error:
         _remove(partial)
         if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk does not say for which file
+            names = (error.filename or partial, error.filename2)  # a full disk does not say for which file
+            if any(str(partial) in str(name) for name in names):
+                raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     flush_folder(path.parent)
 

@@ -1,6 +1,7 @@
 """Random generators made of every layer: exported, run at batches 1, 3 and 8, read back, and exported again."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from minigan import nn
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from minigan.export import export_onnx, load_onnx  # noqa: E402  # after the skips
+from minigan.export import OnnxError, export_onnx, load_onnx  # noqa: E402  # after the skips
 
 pytestmark = pytest.mark.skipif(mg.get_default_device().type != "cpu", reason="files are written from the CPU")
 LATENT, CLASSES = 6, 4
@@ -211,7 +212,8 @@ def test_random_generators(rng, tmp_path_factory):
     assume(own_error(generator) < 1e-6)
     folder = tmp_path_factory.mktemp("generator")
     classes = CLASSES if generator.conditional is not None else 0
-    export_onnx(generator, folder / "g.onnx", latent=LATENT, classes=classes, verified=False)
+    opset = int(rng.integers(17, 24))
+    export_onnx(generator, folder / "g.onnx", latent=LATENT, classes=classes, opset=opset, verified=False)
     onnx.checker.check_model(str(folder / "g.onnx"), full_check=True)
     session = ort.InferenceSession(str(folder / "g.onnx"), providers=["CPUExecutionProvider"])
     again = load_onnx(folder / "g.onnx")
@@ -227,3 +229,32 @@ def test_random_generators(rng, tmp_path_factory):
         np.testing.assert_allclose(imported, expected, atol=1e-5 * scale, rtol=0)
     export_onnx(again, folder / "again.onnx", verified=False)
     assert (folder / "again.onnx").read_bytes() == (folder / "g.onnx").read_bytes()
+
+
+@given(rng=by_seed(lambda rng: rng))
+def test_variants_of_random_generators(rng, tmp_path_factory):
+    """They verify, or one line says why not."""
+    mg.manual_seed(int(rng.integers(2**31)))
+    generator = random_generator(rng)
+    assume(own_error(generator) < 1e-6)
+    dtype, optimize = (str(rng.choice(of)) for of in (["fp16", "fp16-storage", "int8"], ["speed", "size"]))
+    output = (
+        str(rng.choice(["float", "uint8"])) if generator(*inputs(1, generator.conditional)).shape[1] < 4 else "float"
+    )
+    classes = CLASSES if generator.conditional is not None else 0
+    path = tmp_path_factory.mktemp("variant") / "g.onnx"
+    options = {"dtype": dtype, "optimize": optimize, "output": output}
+    try:
+        assert export_onnx(generator, path, latent=LATENT, classes=classes, **options).passed
+    except OnnxError as error:
+        if not re.search("|".join(REFUSALS), str(error)):
+            raise
+        assert not path.exists()
+
+
+REFUSALS = (
+    "does not equal the engine",  # too much is lost: a value near float16's largest, or in few of int8's levels
+    "no layer would compute in int8",
+    "which float16 cannot",
+    "uint8 is made of values in",
+)

@@ -369,3 +369,35 @@ def test_refusals(subject):
         z[2, 3] = broken
         with pytest.raises(OnnxError, match="^int8 cannot be calibrated: .* holds values that are not finite$"):
             quantize(graph, [{"z": z}])
+
+
+def test_layers_whose_inner_values_have_no_stated_shape(tmp_path):
+    """A Linear on sequences reshapes first, an asymmetric Conv pads first: their ranges are observed all the same."""
+    make = [
+        lambda: [mg.nn.Linear(6, 24), mg.nn.Unflatten(1, (4, 6)), mg.nn.Linear(6, 6), mg.nn.ReLU(), mg.nn.Linear(6, 6)],
+        lambda: [
+            mg.nn.Linear(6, 72), mg.nn.Unflatten(1, (2, 6, 6)), mg.nn.Conv2d(2, 4, 4, padding="same"), mg.nn.ReLU(),
+            mg.nn.Conv2d(4, 3, 1),
+        ],
+    ]  # fmt: skip
+    for layers in make:
+        G = mg.nn.Sequential(*layers()).eval()
+        graph = build(Subject.of(G, 6), Variant("int8"), verified=False)
+        assert any(array.dtype == np.int8 and array.ndim > 1 for array in graph.constants.values())
+
+
+def test_a_layer_that_comes_twice():
+    """From 1×1 and from 4×4 pixels it has other phases; they do not share a name."""
+
+    class Twice(mg.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.last = mg.nn.ConvTranspose2d(8, 8, 4, 2), mg.nn.Conv2d(8, 3, 1)
+
+        def forward(self, z):
+            return self.last(self.up(self.up(z.reshape(-1, 8, 1, 1)))).tanh()
+
+    subject = Subject.of(Twice().eval(), 8)
+    z = subject.draw(16, "test")
+    graph = build(subject, Variant("int8"), verified=False)
+    assert psnr(run(graph, z), subject.run(z)).min() > 40

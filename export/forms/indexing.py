@@ -84,5 +84,6 @@ def _size(argument: Any) -> int:
 
 def _too_general(call: Call) -> ExportError:
     return ExportError(
-        f"{call.place}: {call.op} with several index arrays; use one index array, gather(dim, …) or scatter(dim, …)"
+        f"{call.place}: {call.op} with several index arrays; use one index array, gather or scatter along an axis, or "
+        "where and masked_fill for masks"
     )

@@ -19,6 +19,7 @@ REASONS = {
     "AddAt": "ONNX Runtime has no addition at repeated places that is the same on every device",
     "all": _BOOL,
     "any": _BOOL,
+    "argsort": "ONNX sorts with TopK, which does not keep equal values in order",
     "BinaryCrossEntropy": _LOSS,
     "BorderAdjoint": _ADJOINT,
     "ConvWeightGrad": _ADJOINT,
@@ -26,6 +27,7 @@ REASONS = {
     "isclose": _BOOL,
     "LogOdds": _LOSS,
     "Unslice": _ADJOINT,
+    "whole_quotient": "ONNX rounds the quotient of whole numbers towards zero; divide floats, and round them",
     "ViewAssign": "writes in place into a part of a tensor; use cat, where or scatter, which make a new one",
 }
 

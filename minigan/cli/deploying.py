@@ -57,6 +57,7 @@ def export(
 
     if out is not None:
         output(out, ".onnx")
+    _check_targets(web, ort_web, triton)
     variant = Variant(dtype, pixels, optimize, fp32_edges)
     path, report = export_run(
         run, out, step=step, best=best, ema=not raw, psi=psi, variant=variant, opset=opset, verified=not no_verify
@@ -94,6 +95,22 @@ def verify(
     if json_file is not None:
         write_atomically(json_file, report.to_json().encode())
     return 0 if report.passed else 1
+
+
+def _check_targets(web: Path | None, ort_web: Path | None, triton: Path | None) -> None:
+    """Find out what cannot be written before the file is replaced."""
+    if ort_web is not None and web is None:
+        raise ValueError("--ort-web is for the page of --web; give both")
+    if web is not None:
+        from minigan.export.web import check_free, runtime_folder
+
+        check_free(web.resolve())
+        if ort_web is not None:
+            runtime_folder(ort_web)
+    if triton is not None:
+        from minigan.export.triton import check_free as check_free_for_triton
+
+        check_free_for_triton(triton)
 
 
 def export_after_training(run: Path) -> None:

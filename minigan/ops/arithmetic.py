@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigan import dtypes
 from minigan.dtypes import operands
-from minigan.graph import Op, apply, wrap
+from minigan.graph import Op, apply, plain_result
 from minigan.ops.memory import zeros_like
 from minigan.ops.piecewise import Step, where
 from minigan.ops.shape import sum_to
@@ -192,14 +192,14 @@ def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Tensor:
 
 def _whole_quotient(x: Operand, y: Operand, rounding_mode: str) -> Tensor:
     """Of integers, exact where a float would not be."""
-    B = x.B if hasattr(x, "array") else y.B
+    B, given = x.B if hasattr(x, "array") else y.B, (x, y)
     x, y = (getattr(t, "array", t) for t in (x, y))
     if bool(B.xp.any(B.xp.asarray(y == 0))):
         raise RuntimeError("div: an integer was divided by 0; convert to a floating dtype to get infinities")
     quotient = B.xp.asarray(B.xp.floor_divide(x, y))
     if rounding_mode == "trunc":  # one more where the quotient is negative and not whole
         quotient = quotient + ((quotient < 0) & (quotient * y != x)).astype(quotient.dtype)
-    return wrap(quotient, B, None)
+    return plain_result("whole_quotient", given, quotient, B)
 
 
 def floor_divide(x: Operand, y: Operand) -> Tensor:

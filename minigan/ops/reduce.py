@@ -311,10 +311,10 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = F
     if x.ndim == 0:
         return wrap(x.B.xp.zeros((), np.int64), x.B, None)
     if not descending:
-        return wrap(x.B.xp.argsort(x.array, axis=along, kind="stable"), x.B, None)
+        return plain_result("argsort", (x,), x.B.xp.argsort(x.array, axis=along, kind="stable"), x.B)
     size = x.array.shape[along]
     reverse = x.B.xp.argsort(x.B.xp.flip(x.array, along), axis=along, kind="stable")
-    return wrap(size - 1 - x.B.xp.flip(reverse, along), x.B, None)
+    return plain_result("argsort", (x,), size - 1 - x.B.xp.flip(reverse, along), x.B)
 
 
 def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> ValuesAndIndices:
