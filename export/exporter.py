@@ -201,7 +201,6 @@ def build(subject: Subject, variant: Variant, opset: int = OPSET, verified: bool
         variant = dataclasses.replace(variant, dtype="fp16-storage")
     _check(subject.module)
     names = [value.name for value in subject.inputs]
-
     traced = trace(subject, lambda n: subject.tensors(subject.draw(n, f"trace {n}", psi=n / 4)), subject.module)
     graph = emit(traced, names, "samples", opset)
     if graph.outputs[0].dtype not in (np.float32, np.uint8):
@@ -313,7 +312,7 @@ def _imported_proof(subject: Subject, graph: Graph) -> dict[str, str] | None:
     """The proof of the file that a module was imported from, if the file would be the same again."""
     before = subject.module._graph.metadata if isinstance(subject.module, OnnxModule) else {}
     same = all(before.get(name) == graph.metadata[name] for name in ("sha256", "variant"))
-    return {name: before[name] for name in ("proof", "rounding")} if same else None
+    return {name: before[name] for name in ("proof", "rounding")} if same and "rounding" in before else None
 
 
 def _proof(subject: Subject, variant: Variant) -> str:
