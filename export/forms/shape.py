@@ -167,4 +167,5 @@ def undiagonal(e: Emit, call: Call) -> str:
     """yᵢ·δᵢⱼ"""
     old = e.shape(call.inputs[0])
     column = e.reshape(e.value(call, 0, "y"), old, (*old, 1), call)
-    return e.node("Mul", column, e.constant(np.eye(int(old[-1])), call.dtype, "Mul/y"))  # type: ignore[arg-type]
+    n = int(old[-1])  # type: ignore[arg-type]  # square, so not the batch's
+    return e.node("Mul", column, e.constant(np.eye(n), call.dtype, "Mul/y"))
