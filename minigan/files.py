@@ -6,7 +6,6 @@ Everything in a run folder that is written more than once, or must not be seen h
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +83,8 @@ def _flush(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
+        import shutil  # loads more than `import minigan` should
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

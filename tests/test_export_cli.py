@@ -49,7 +49,7 @@ def test_the_file_gives_the_run_s_samples(images):
 def test_resume_and_fork_leave_theirs(here, capsys):
     train(*RING, "--out", "run")
     first = Path("run/generator.onnx").read_bytes()
-    assert main(["resume", "run", "--steps", "8", "--quiet"]) == 0
+    assert main(["resume", "run", "--steps", "8"]) == 0
     assert capsys.readouterr().err.splitlines()[-1].startswith("run/generator.onnx: verified: max |file - engine| ")
     assert Graph.load("run/generator.onnx").metadata["step"] == "8"
     assert Path("run/generator.onnx").read_bytes() != first

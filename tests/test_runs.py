@@ -16,6 +16,7 @@ from killing import SMALL, Break, Server, content, settings
 
 import minigan as mg
 from minigan.data import DataError
+from minigan.export.runs import export_run
 from minigan.gan import checkpoint, runs
 from minigan.gan.recipes import get_recipe
 from minigan.gan.run_folder import RunError, RunFolder
@@ -174,7 +175,10 @@ def test_processes_of_their_own(whole, tmp_path):
     *_, code = minigan(*words, "a run", number=signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert minigan("resume", "a run", "--quiet") == ("a run\n", "", 0)
-    assert content(tmp_path / "a run") == content(whole)
+    found = content(tmp_path / "a run")
+    generator = found.pop("generator.onnx")  # which the command line adds
+    assert found == content(whole)
+    assert generator == export_run(whole, tmp_path / "generator.onnx")[0].read_bytes()
 
 
 # A full disk -------------------------------------------------------------------------------------------

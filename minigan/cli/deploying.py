@@ -113,7 +113,7 @@ def _check_targets(web: Path | None, ort_web: Path | None, triton: Path | None) 
         check_free_for_triton(triton)
 
 
-def export_after_training(run: Path) -> None:
+def export_after_training(run: Path, quiet: bool) -> None:
     """What ends a training: generator.onnx in the run's folder, checked; or one line that says what is missing."""
     from minigan.export.runs import export_run
 
@@ -126,7 +126,8 @@ def export_after_training(run: Path) -> None:
         return
     del onnx, onnxruntime
     path, report = export_run(run)
-    print(f"{path}: {_outcome(report)}", file=sys.stderr)
+    if not quiet:
+        print(f"{path}: {_outcome(report)}", file=sys.stderr)
 
 
 def _outcome(report: Report | None) -> str:

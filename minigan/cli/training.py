@@ -55,7 +55,7 @@ def train(
     from minigan.cli.progress import Progress
     from minigan.gan import runs
 
-    announce(runs.train(settings, out, callbacks=[Progress(quiet)], download=download, tensorboard=tensorboard))
+    announce(runs.train(settings, out, callbacks=[Progress(quiet)], download=download, tensorboard=tensorboard), quiet)
 
 
 def resume(
@@ -70,7 +70,7 @@ def resume(
     from minigan.cli.progress import Progress
     from minigan.gan import runs
 
-    announce(runs.resume(run, steps=steps, callbacks=[Progress(quiet)]))
+    announce(runs.resume(run, steps=steps, callbacks=[Progress(quiet)]), quiet)
 
 
 def fork(
@@ -87,15 +87,15 @@ def fork(
     from minigan.cli.progress import Progress
     from minigan.gan import runs
 
-    announce(runs.fork(run, at, changes, out, callbacks=[Progress(quiet)]))
+    announce(runs.fork(run, at, changes, out, callbacks=[Progress(quiet)]), quiet)
 
 
-def announce(run: RunFolder) -> None:
+def announce(run: RunFolder, quiet: bool) -> None:
     """The one line on standard output, so that a script can take it; then the run's generator as a file."""
     from minigan.cli.deploying import export_after_training
 
     print(run.path, flush=True)
-    export_after_training(run.path)
+    export_after_training(run.path, quiet)
 
 
 def resolve(recipe: str | None, config: Path | None, options: dict[str, Any], changes: list[str]) -> Settings:
