@@ -47,6 +47,7 @@ def configuration(graph: Graph, name: str, max_batch: int) -> str:
     Triton batches requests only where the first axis of all inputs and outputs is the batch. A model with psi has one
     that is not: it is served as it is, and a client that wants many samples asks for them in one request.
 
+    >>> import numpy as np
     >>> z, x = Value("z", np.dtype("float32"), ("batch", 8)), Value("samples", np.dtype("uint8"), ("batch", 4, 4, 3))
     >>> print(configuration(Graph([z], [x], [], {}), "generator", 4))
     name: "generator"
