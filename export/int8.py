@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from minigan.export.fold import LINEAR
 from minigan.export.graph import Graph, Node, OnnxError, Value
 from minigan.export.subpixel import subpixel
 
@@ -29,7 +30,6 @@ MARGIN = 1.1  # ranges are so much larger than what calibration saw: one value c
 SMALL = 1 << 17  # weights of a first layer which is left in float
 SMALLEST = 1e-12  # of a scale: no division by 0 where all is 0
 BIAS_LIMIT = 1 << 30  # leaves room in int32 for the products
-LAYERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0}  # and the axis of their weight that counts the outputs
 MOVERS = ("Concat", "Expand", "Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")  # compute nothing
 
 Ranges = dict[str, tuple[float, float]]
@@ -98,14 +98,14 @@ def observe(graph: Graph, feeds: Iterable[dict[str, np.ndarray]], names: Iterabl
 
 def _edges(graph: Graph) -> tuple[set[str], set[str]]:
     """The names of the layers that no layer comes before, and of those that none comes after."""
-    layers = [node for node in graph.nodes if node.op in LAYERS]
+    layers = [node for node in graph.nodes if node.op in LINEAR]
     behind: set[str] = set()  # values that a layer goes into
     for node in graph.nodes:
-        if node.op in LAYERS or not behind.isdisjoint(node.inputs):
+        if node.op in LINEAR or not behind.isdisjoint(node.inputs):
             behind.update(node.outputs)
     ahead: set[str] = set()  # values that go into a layer
     for node in reversed(graph.nodes):
-        if node.op in LAYERS or not ahead.isdisjoint(node.outputs):
+        if node.op in LINEAR or not ahead.isdisjoint(node.outputs):
             ahead.update(node.inputs)
     first = {node.name for node in layers if behind.isdisjoint(node.inputs)}
     return first, {node.name for node in layers if ahead.isdisjoint(node.outputs)}
@@ -117,14 +117,14 @@ def _is_small(graph: Graph, weight: str) -> bool:
 
 def _has_weight(graph: Graph, users: dict[str, list[Node]], node: Node) -> bool:
     """Whether it is a layer whose weight is a constant of its own, with its outputs on the axis that is expected."""
-    if node.op not in LAYERS or node.inputs[1] not in graph.constants or len(users[node.inputs[1]]) > 1:
+    if node.op not in LINEAR or node.inputs[1] not in graph.constants or len(users[node.inputs[1]]) > 1:
         return False
     return node.op != "Gemm" or node.attributes.get("transB", 0) == 1
 
 
 def _can_be_integer(graph: Graph, users: dict[str, list[Node]], node: Node) -> bool:
     """Whether ONNX Runtime has an integer form of it, with a constant bias."""
-    x, _, *bias = node.inputs if node.op in LAYERS else ("", "")
+    x, _, *bias = node.inputs if node.op in LINEAR else ("", "")
     plain = all(node.attributes.get(name, usual) == usual for name, usual in (("alpha", 1), ("beta", 1), ("transA", 0)))
     own = _has_weight(graph, users, node) and x not in graph.constants and set(bias) <= set(graph.constants)
     return node.op != "ConvTranspose" and own and plain
@@ -212,7 +212,7 @@ class _Writer:
 
     def _weight(self, node: Node, least: np.ndarray | float = 0.0, limit: int = LIMIT) -> tuple[str, np.ndarray]:
         """A layer's weight in int8, and its scales, which are at least so large."""
-        name, axis = node.inputs[1], LAYERS[node.op]
+        name, axis = node.inputs[1], LINEAR[node.op]
         weight = np.moveaxis(self.graph.constants[name], axis, 0)
         largest = np.abs(weight).reshape(len(weight), -1).max(1)
         scale = np.maximum(largest / limit, np.maximum(least, SMALLEST)).astype(np.float32)

@@ -228,7 +228,7 @@ NODES = {
     "pads moved": attribute("ConvTranspose", "pads", [0, 0, 2, 2]),
     "pads of the Conv moved": attribute("Conv", "pads", [0, 0, 2, 2]),
     "strides": attribute("ConvTranspose", "strides", [1, 1]),
-    "auto_pad": attribute("Conv", "dilations", [2, 2]),
+    "dilations": attribute("Conv", "dilations", [2, 2]),
     "inputs swapped": swap("Sub"),
     "mean for maximum": become("ReduceMax", "ReduceMean", axes=[2, 3], keepdims=1),
 }

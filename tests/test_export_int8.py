@@ -322,7 +322,7 @@ def test_a_layer_in_integers_gives_nothing_but_integers(subject):
     for one in (subject, Subject.of(leaky.eval(), latent=8), Subject.of(Branching().eval(), latent=8)):
         small = quantize(build(one, Variant(), verified=False), [one.draw(64, "calibration")])
         users, producers = small.users(), small.producers()
-        layers = [node for node in small.nodes if node.op in int8.LAYERS and node.inputs[1] in producers]
+        layers = [node for node in small.nodes if node.op in int8.LINEAR and node.inputs[1] in producers]
         assert layers
         for node in layers:
             assert [user.op for user in users[node.outputs[0]]] == ["QuantizeLinear"], node.name

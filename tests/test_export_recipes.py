@@ -1,5 +1,6 @@
 """Every recipe's generator as a file: verified, read back, in every opset and variant; and files of two parts."""
 
+import os
 import shutil
 
 import numpy as np
@@ -259,3 +260,25 @@ def test_killed_between_data_and_file(two_parts, monkeypatch, tmp_path):
         assert np.array_equal(Generator(instant / "generator.onnx").sample(2), old)
         export("glyphs", instant / "generator.onnx")
         assert names(instant) == ["generator.onnx"]
+
+
+def test_two_exports_to_one_folder_take_turns(tmp_path, monkeypatch):
+    """Else one could put the other's unverified file in place. While one verifies, the folder is locked."""
+    fcntl = pytest.importorskip("fcntl")
+    G = mg.nn.Sequential(mg.nn.Linear(4, 2), mg.nn.Tanh()).eval()
+    seen = []
+
+    def looking(path, reference=None):
+        handle = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(handle)
+        seen.append(path)
+        return verify(path, reference)
+
+    monkeypatch.setattr("minigan.export.exporter.verify", looking)
+    export_onnx(G, tmp_path / "g.onnx", latent=4)
+    assert len(seen) == 1
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and free again
+    os.close(handle)
