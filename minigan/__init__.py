@@ -61,9 +61,12 @@ from minigan.dtypes import (
     short,
     uint8,
 )
+from minigan.kernels.cpu.choose import conv_algorithm
+from minigan.kernels.cpu.workers import get_num_threads, set_num_threads
 from minigan.legacy import TYPES as _TYPES
 from minigan.legacy import set_default_tensor_type
 from minigan.memory_format import channels_last, contiguous_format, memory_format, preserve_format
+from minigan.nn.fusion import fusion
 from minigan.ops.arithmetic import add, addcdiv, addcmul, div, floor_divide, lerp, mul, neg, pow, remainder, sub
 from minigan.ops.compare import (
     eq,
@@ -178,7 +181,6 @@ from minigan.ops.smooth import (
 from minigan.random import Generator, get_rng_state, manual_seed, set_rng_state, use_deterministic_algorithms
 from minigan.serialization import load, save
 from minigan.tensor import Tensor
-from minigan.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 Size = tuple  # of shapes

@@ -13,6 +13,7 @@ class Observer:
     """Base of what watches: inside `with observer:` the engine calls these methods, all of which do nothing here.
 
     Times are of `time.perf_counter`: `began` is when what is reported on began; it has just ended.
+    Where `enters` or `leaves` is written, every module is called by itself; else some may be fused (`mg.fusion`).
 
     >>> import minigan as mg
     >>> class Names(Observer):
@@ -62,3 +63,11 @@ class Observer:
 
 
 observers: list[Observer] = []
+
+
+def watches_modules() -> bool:
+    """Whether anyone watches modules being called."""
+    return any(
+        type(observer).enters is not Observer.enters or type(observer).leaves is not Observer.leaves
+        for observer in observers
+    )

@@ -6,8 +6,9 @@ same function written another way in NumPy, and a strategy for its arguments (fr
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from strategies import Placed
 
 import minigan as mg
+from minigan.kernels.cpu import rows
 from minigan.testing import check_grads, check_vjp_fast, recorded_ops
 
 
@@ -98,6 +100,26 @@ def check_backward(row: Row, outputs: list, xs: list) -> None:
         assert isinstance(g.array, g.B.array_type), f"{row.name}: a gradient is a bare {type(g.array).__name__}"
     for x in leaves:
         assert x.grad is None or (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype)
+
+
+def channels_last(x: mg.Tensor) -> mg.Tensor:
+    """An image with its channels last in memory, as convolutions hand them on; others as they are."""
+    if x.ndim < 3:
+        return x
+    order = (0, *range(2, x.ndim), 1)
+    return x.permute(*order).contiguous().permute(0, x.ndim - 1, *range(1, x.ndim - 1))
+
+
+@contextlib.contextmanager
+def small_pieces() -> Iterator[None]:
+    """Small arrays too are cut into pieces for the workers."""
+    whole, piece, few = rows.WHOLE, rows.PIECE, rows.FEW
+    rows.WHOLE, rows.PIECE, rows.FEW = 1, 192, 1
+    try:
+        yield
+    finally:
+        rows.WHOLE, rows.PIECE, rows.FEW = whole, piece, few
+        rows._rows.cache_clear()
 
 
 def several(result: Any) -> list:

@@ -109,6 +109,7 @@ LIMITS = {  # rows in which something comes up that cannot be exported, and what
     "Dropout": "draws random numbers",
     "Dropout2d": "draws random numbers",
     "BCELoss": "it is a loss",
+    "BCEWithLogitsLoss": "it is a loss",
     "MaxPool2d": "not their indices|less than the kernel's size|without a batch",
     "ConvTranspose2d by parametrizations.spectral_norm": "draws random numbers",  # made within the row
     "ConvTranspose2d by parametrizations.spectral_norm_by_name": "draws random numbers",

@@ -1,4 +1,7 @@
-"""The convolution kernels against the trilinear form they differentiate, in exact small integers."""
+"""The convolution kernels against the trilinear form they differentiate, in exact small integers.
+
+By im2col, which is exact on them; `test_kernels_winograd.py` holds Winograd's method to im2col.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 import importlib
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -14,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigan.kernels.cpu.choose import conv_algorithm
 from minigan.kernels.cpu.conv import conv, conv_transpose, conv_weight_grad
+from minigan.kernels.cpu.workers import get_num_threads, set_num_threads
 from minigan.kernels.geometry import ConvGeometry
 
-kernels = importlib.import_module("minigan.kernels.cpu.conv")
+kernels = importlib.import_module("minigan.kernels.cpu.im2col")
 Array = np.ndarray[Any, Any]
 
 
@@ -60,18 +66,25 @@ def check(x: Array, w: Array, y: Array, g: ConvGeometry) -> None:
     np.testing.assert_array_equal(conv_weight_grad(x, y, g), dw)
 
 
+@pytest.fixture(autouse=True)
+def by_gemm() -> Iterator[None]:
+    with conv_algorithm("gemm"):
+        yield
+
+
 @st.composite
-def geometries(draw: st.DrawFn, dims: tuple[int, ...] = (1, 2, 3)) -> ConvGeometry:
-    """Any geometry, made from either side; the far edge of the big side may be left over."""
+def geometries(draw: st.DrawFn, dims: tuple[int, ...] = (1, 2, 3), plain: bool = False) -> ConvGeometry:
+    """Any geometry, made from either side; the far edge of the big side may be left over. A plain one has no
+    dilation and one group."""
     ndim = draw(st.sampled_from(dims))
 
     def each(low: int, high: int) -> list[int]:
         return draw(st.lists(st.integers(low, high), min_size=ndim, max_size=ndim))
 
-    widest = (5, 4, 3)[ndim - 1]
-    kernel, stride, dilation = each(1, widest), each(1, 3), each(1, 3)
-    padding = list(zip(each(0, 3), each(0, 3), strict=True))
-    groups = draw(st.integers(1, 3))
+    widest = 5 if plain else (5, 4, 3)[ndim - 1]
+    kernel, stride, dilation = each(1, widest), each(1, 3), [1] * ndim if plain else each(1, 3)
+    padding = list(zip(each(0, 6 if plain else 3), each(0, 6 if plain else 3), strict=True))
+    groups = 1 if plain else draw(st.integers(1, 3))
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if draw(st.booleans()):
         least = [max(1, r - sum(p)) for r, p in zip(reach, padding, strict=True)]
@@ -120,9 +133,9 @@ def test_blocks_are_even_and_cover_everything_once(monkeypatch: pytest.MonkeyPat
     g = ConvGeometry.conv((8, 8), (4, 4), 2, 1)
     a_row = 4 * 16 * 3 * 8
     monkeypatch.setattr(kernels, "SCRATCH_BYTES", 12 * a_row)  # three images of four rows
-    assert [b[0] for b in kernels._blocks(7, 3, 8, g)] == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    assert [task[0][0] for task in kernels._tasks(7, 3, 8, g)] == [slice(0, 2), slice(2, 4), slice(4, 7)]
     monkeypatch.setattr(kernels, "SCRATCH_BYTES", 3 * a_row)
-    assert list(kernels._blocks(1, 3, 8, g)) == [(slice(0, 1), slice(0, 2)), (slice(0, 1), slice(2, 4))]
+    assert kernels._tasks(1, 3, 8, g) == [[(slice(0, 1), slice(0, 2)), (slice(0, 1), slice(2, 4))]]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +233,7 @@ def test_empty_batch_and_no_channels(kernel: tuple[int, ...]) -> None:
 
 def test_threads_have_their_own_scratch() -> None:
     def scratch() -> Array:
-        return kernels._scratch("columns", (4,), np.dtype(np.float64))
+        return kernels.scratch("columns", (4,), np.dtype(np.float64))
 
     others: list[Array] = []
     thread = threading.Thread(target=lambda: others.append(scratch()))
@@ -230,6 +243,15 @@ def test_threads_have_their_own_scratch() -> None:
     assert not np.shares_memory(scratch(), others[0])
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = get_num_threads()
+    set_num_threads(1)
+    yield
+    set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_scratch_stays_small_and_channels_last_input_is_not_copied() -> None:
     def peak(g: ConvGeometry, batch: int, channels: int) -> float:
         """Megabytes allocated, on a thread that has no scratch yet."""
@@ -238,7 +260,8 @@ def test_scratch_stays_small_and_channels_last_input_is_not_copied() -> None:
 
         def work() -> None:
             tracemalloc.start()
-            conv(x, w, g)
+            with conv_algorithm("gemm"):  # which the caller's setting does not reach
+                conv(x, w, g)
             found.append(tracemalloc.get_traced_memory()[1] / 2**20)
             tracemalloc.stop()
 

@@ -23,7 +23,7 @@ from strategies import (
 )
 
 import minigan as mg
-from minigan.ops.piecewise import leaky_relu
+from minigan.ops.piecewise import leaky_relu, through_leaky_relu
 from minigan.ops.smooth import logsigmoid, softplus
 
 NUMBERS = st.sampled_from([2.5, -1.5, 3])
@@ -110,6 +110,13 @@ ROWS = [
     Row(
         "leaky_relu of negative slope", "LeakyReluFromInput", lambda x: leaky_relu(x, -0.3),
         elementwise(lambda x: x if x > 0 else -0.3 * x), tensors(NONZERO),
+    ),
+    Row(
+        "through a leaky relu", "LeakyReluGrad",
+        lambda x: through_leaky_relu(
+            x, mg.linspace(-1, 1.1, x.numel(), dtype=x.dtype, device=x.device).reshape(x.shape), 0.2
+        ),
+        lambda x: np.where(np.linspace(-1, 1.1, x.size).reshape(x.shape) > 0, x, 0.2 * x), tensors(REAL),
     ),
     Row(
         "clamp", "Clamp", mg.clamp,

@@ -9,8 +9,10 @@ from harness import Row, check
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import broadcastable, placed, shapes, sides
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import minigan as mg
+from minigan.kernels.cpu import products, workers
 from minigan.ops.linear import linear
 from minigan.testing import check_adjoint
 
@@ -161,3 +163,58 @@ def test_adjoints_are_exact():
         integers(6, 4, 2),
         integers(7, 2, 3),
     )
+
+
+# Large products are made in parts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [1, 30, 10**9])
+@given(case=matrices(), seed=st.integers(0, 2**32 - 1))
+def test_the_parts_of_a_product_are_the_whole(part, case, seed):
+    random = np.random.default_rng(seed)
+    x, y = (random.integers(-4, 5, arg.values.shape).astype(np.float64) for arg in case)
+    turned = random.normal(size=(y.shape[-1], 3)), random.normal(size=(3, 5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "PART", part)
+        first, second = products.matmuls([(x, y), (turned[0].T[::-1].T, turned[1])])
+        given_memory = np.full(first.shape, np.nan)
+        products.matmul(x, y, given_memory)
+    np.testing.assert_array_equal(first, np.matmul(x, y))
+    np.testing.assert_array_equal(given_memory, first)
+    np.testing.assert_allclose(second, turned[0][:, ::-1] @ turned[1], atol=1e-13)
+
+
+def a_step_of_linear():
+    """The output and the gradients of a layer that is large enough for several parts."""
+    random = np.random.default_rng(0)
+    shapes = (64, 700), (500, 700), (500,)
+    x, w, b = (mg.tensor(random.normal(size=s), dtype=mg.float32, requires_grad=True) for s in shapes)
+    y = linear(x, w, b)
+    (y * y).sum().backward()
+    return [values.detach().cpu().numpy().copy() for values in (y, x.grad, w.grad, b.grad)]
+
+
+def test_the_same_bits_on_any_number_of_threads(monkeypatch):
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(workers, "_threads", threads)
+        with threadpool_limits(threads):
+            found.append(a_step_of_linear())
+    assert all(np.array_equal(a, b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize("size", [100, 600])
+def test_blas_makes_products_on_one_thread(size, monkeypatch):
+    """Where it would take several: its own way to split a product is not the same for all numbers of them."""
+    seen, matmul = [], np.matmul
+    blas = ThreadpoolController().select(user_api="blas")
+
+    def spy(*args, **kwargs):
+        seen.extend(library.get_num_threads() for library in blas.lib_controllers)
+        return matmul(*args, **kwargs)
+
+    monkeypatch.setattr(np, "matmul", spy)
+    with threadpool_limits(2):
+        products.matmul(np.ones((size, size)), np.ones((size, size)))
+        products.matmul(np.ones((1, size * size)), np.ones((size * size, 1)))
+    assert set(seen) == {1}

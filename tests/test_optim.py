@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import minigan as mg
 from minigan import optim
 from minigan.kernels.cpu import optim as kernels
-from minigan.optim import lr_scheduler, optimizer
+from minigan.kernels.cpu import workers
+from minigan.optim import lr_scheduler
 
 SHAPES = [(3, 4), (), (5,), (2, 0), (2, 3, 2, 2), (1,)]
 
@@ -150,10 +151,9 @@ def test_parameters_without_gradient_stand_still(cls, formula, options, presence
 
 
 @every_case
-def test_runs_and_chunks_of_any_size(cls, formula, options, monkeypatch):
-    monkeypatch.setattr(kernels, "CHUNK", 7)
-    for run in (1, 5, 10**6):
-        monkeypatch.setattr(optimizer, "RUN", run)
+def test_chunks_of_any_size(cls, formula, options, monkeypatch):
+    for chunk in (1, 7, 20, 10**6):
+        monkeypatch.setattr(kernels, "CHUNK", chunk)
         params = parameters([(3, 5), (20,), (), (7,), (14,), (0,)])
         ours, twin = cls(params, **options), Textbook(params, formula, options)
         for step in range(3):
@@ -164,13 +164,30 @@ def test_runs_and_chunks_of_any_size(cls, formula, options, monkeypatch):
 
 
 def test_more_values_than_a_chunk():
-    params = parameters([(kernels.CHUNK + 3,), (optimizer.RUN - 1,), (5,)], dtype=mg.float32)
+    params = parameters([(kernels.CHUNK + 3,), (kernels.CHUNK - 1,), (5,)], dtype=mg.float32)
     ours, twin = optim.Adam(params), Textbook(params, adam, {})
     for step in range(2):
         give_gradients(params, step)
         twin.step()
         ours.step()
     twin.check(rtol=2e-6)
+
+
+@every_case
+def test_the_same_bits_on_any_number_of_threads(cls, formula, options, monkeypatch):
+    monkeypatch.setattr(kernels, "CHUNK", 1000)
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(workers, "_threads", threads)
+        params = parameters([(70, 50), (9,), (1501,)], dtype=mg.float32)
+        ours = cls(params, **options)
+        for step in range(2):
+            give_gradients(params, step)
+            ours.step()
+        found.append([values(p) for p in params])
+    for others in found[1:]:
+        for first, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(first, other)
 
 
 @every_class

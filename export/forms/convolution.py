@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.export.forms.elementwise import activated
 from minigan.export.forms.reduction import reduce
 from minigan.export.forms.register import form
 from minigan.export.forms.shape import pad_node, slice_node
@@ -70,6 +71,18 @@ def conv(e: Emit, call: Call) -> str:
         return y
     n = len(cut)  # the gradient of a transposed convolution with output padding leaves some out
     return slice_node(e, y, [0] * n, list(cut.values()), list(cut), [1] * n)
+
+
+@form("AddBias")
+def add_bias(e: Emit, call: Call) -> str:
+    x, bias = e.value(call, 0, "x"), call.inputs[1]
+    column = [1] * (len(call.shape) - 2)
+    if isinstance(bias, Constant):
+        x = e.node("Add", x, e.weight(call, Constant(bias.array.reshape(-1, *column), bias.name, bias.exact), "bias"))
+    elif bias is not None:
+        (channels,) = e.shape(bias)
+        x = e.node("Add", x, e.reshape(e.value(call, 1, "bias"), (channels,), (channels, *column), call))
+    return activated(e, call, x)
 
 
 @form("ConvTranspose")
@@ -139,7 +152,8 @@ def standardize(e: Emit, call: Call) -> str:
     channels = e.shape(call.inputs[0])[1]
     weight = weight or e.constant(np.ones(channels), call.dtype, "Standardize/weight")
     bias = bias or e.constant(np.zeros(channels), call.dtype, "Standardize/bias")
-    return e.node("BatchNormalization", x, weight, bias, mean, var, epsilon=float(call.params["eps"]))
+    y = e.node("BatchNormalization", x, weight, bias, mean, var, epsilon=float(call.params["eps"]))
+    return activated(e, call, y)
 
 
 @form("Normalize")
@@ -166,7 +180,7 @@ def normalize(e: Emit, call: Call) -> str:
     for op, i, role in (("Mul", 1, "weight"), ("Add", 2, "bias")):
         if role in rest and call.inputs[i] is not None:
             y = e.node(op, y, e.value(call, i, role))
-    return y
+    return activated(e, call, y)
 
 
 def _scales(e: Emit, call: Call, given: tuple, wanted: tuple) -> tuple[list[str], list[str]]:

@@ -109,8 +109,14 @@ def log_sigmoid(e: Emit, call: Call) -> str:
 
 @form("LeakyRelu", "LeakyReluFromInput")
 def leaky_relu(e: Emit, call: Call) -> str:
-    (x,) = e.values(call, "x")
+    return activated(e, call, *e.values(call, "x"))
+
+
+def activated(e: Emit, call: Call, x: str) -> str:
+    """x, through a leaky ReLU if the call has a slope"""
     slope = call.params["slope"]
+    if slope is None:
+        return x
     return e.node("Relu", x) if slope == 0 else e.node("LeakyRelu", x, alpha=float(slope))
 
 

@@ -93,7 +93,10 @@ def _sigmoid_twice(story: Story) -> Iterator[Finding]:
         if not Ds or (Ds[0], layer) in told:
             continue
         told.add((Ds[0], layer))
-        kinds = {"LogSigmoid": "binary_cross_entropy_with_logits or logsigmoid", "Softplus": "softplus"}
+        kinds = {
+            "BinaryCrossEntropyWithLogits": "binary_cross_entropy_with_logits", "LogSigmoid": "logsigmoid",
+            "Softplus": "softplus",
+        }  # fmt: skip
         kind = kinds.get(loss.op, "a second sigmoid" if loss.op == "Sigmoid" else "a hinge")
         least = "1" if kind == "a hinge" else "1.0064"
         yield Finding(

@@ -33,6 +33,7 @@ _SAME_VALUES = {
 }  # fmt: skip
 _AFFINE = {"Add", "Sub", "Mul", "Div", "Neg", "Sum", "SumTo"}
 _SQUASHING = {"Sigmoid", "Tanh"}
+_FOR_LOGITS = {"BinaryCrossEntropyWithLogits", "LogSigmoid", "Softplus", "Sigmoid"}
 
 
 class Record(Observer):
@@ -113,9 +114,9 @@ class Record(Observer):
         name = op.__name__
         traces = [self.trace(x) for x in inputs]
         squash, affine = self._squash(name, traces)
-        for_logits = name in ("LogSigmoid", "Softplus", "Sigmoid") or (affine and _cuts_at_zero(name, params))
+        for_logits = name in _FOR_LOGITS or (affine and _cuts_at_zero(name, params))
         if for_logits and not self._inside_network():
-            given = (trace for trace in traces if trace.squash is not None and trace.squash.op == "Sigmoid")
+            given = (trace for trace in traces[:1] if trace.squash is not None and trace.squash.op == "Sigmoid")
             self.logits_losses += [LogitsLoss(trace, name, _where()) for trace in given]
         if name in _SQUASHING:
             squash, affine = Squash(name, self._inside[-1] if self._inside else None), False

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
+from minigan.nn.fusion import fused
 from minigan.nn.module import Module
 from minigan.nn.parameter import Parameter
 from minigan.tensor import Tensor
@@ -122,8 +123,8 @@ class Sequential(_List):
 
     def forward(self, input: Any) -> Any:
         """The last module's output."""
-        for module in self._modules.values():
-            input = module(input)
+        for module, slope in fused(self._modules.values()):
+            input = module(input) if slope is None else module(input, _slope=slope)
         return input
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from minigan.check import check_tensors
 from minigan.graph import Op, apply
 from minigan.ops.arithmetic import add
-from minigan.ops.shape import permute, reshape, sum_to, transpose
+from minigan.ops.shape import add_up, permute, reshape, sum_to, transpose
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 class Matmul(Op):
     """Z = X·Y over the last two axes, the others broadcast; GX = GZ·Yᵀ, GY = Xᵀ·GZ"""
 
-    quiet = True  # some BLAS kernels compute on what lies beside a small matrix, and leave flags of it
-
     @staticmethod
     def forward(ctx, B, x, y):
         ctx.save_inputs(ctx.needs[1], ctx.needs[0])
-        return B.xp.matmul(x, y)
+        return B.kernels.matmul(x, y)
 
     @staticmethod
     def vjp(ctx, gz):
@@ -36,12 +34,10 @@ class Matmul(Op):
 class Linear(Op):
     """Y = X·Wᵀ (+ b); GX = GY·W, GW = GYᵀ·X, Gb = Σ GY"""
 
-    quiet = True  # as Matmul
-
     @staticmethod
     def forward(ctx, B, x, w, b=None):
         ctx.save_inputs(ctx.needs[1], ctx.needs[0], *([False] if b is not None else []))
-        y = B.xp.matmul(x, w.T)
+        y = B.kernels.matmul(x, w.T)
         if b is not None:
             y += b
         return y
@@ -58,6 +54,19 @@ class Linear(Op):
         if len(ctx.parents) == 2:
             return gx, gw
         return gx, gw, sum_to(gy, ctx.shapes[2]) if ctx.needs[2] else None
+
+    @staticmethod
+    def vjp_fast(ctx, B, gy):
+        x, w = ctx.input_arrays[:2]
+        rows = gy.reshape(math.prod(gy.shape[:-1]), gy.shape[-1])
+        products = [(gy, w)] if ctx.needs[0] else []
+        if ctx.needs[1]:
+            products.append((rows.T, x.reshape(len(rows), x.shape[-1])))
+        found = iter(B.kernels.matmuls(products))
+        gx, gw = (next(found) if need else None for need in ctx.needs[:2])
+        if len(ctx.parents) == 2:
+            return gx, gw
+        return gx, gw, add_up(rows, (0,)) if ctx.needs[2] else None
 
 
 def check_same_dtype(name: str, *tensors: Tensor | None) -> None:
@@ -162,7 +171,7 @@ class Einsum(Op):
     def forward(ctx, B, *arrays, subscripts, out):
         several = [sum(ctx.needs) > need for need in ctx.needs[: len(arrays)]]
         ctx.save_inputs(*several)
-        return B.xp.einsum(f"{','.join(subscripts)}->{out}", *arrays, optimize=True)
+        return B.kernels.einsum(f"{','.join(subscripts)}->{out}", *arrays)
 
     @staticmethod
     def vjp(ctx, gy):

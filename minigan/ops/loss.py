@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from minigan.graph import Op, apply
+from minigan.ops.shape import add_up
+from minigan.ops.smooth import sigmoid
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -51,6 +56,59 @@ class LogOdds(Op):
         return gy / (x * (1 - x)).clamp(min=1e-12)
 
 
+class BinaryCrossEntropyWithLogits(Op):
+    """l = -t·log σ(x) - (1 - t)·log σ(-x) = (1 - t)·max(x, 0) - t·min(x, 0) + log(1 + e^-|x|), or the mean or sum of it
+
+    ∂l/∂x = (1 - t)·σ(x) - t·σ(-x) and ∂l/∂t = -x. No two terms cancel where the loss, or a slope, is small.
+    """
+
+    quiet = True  # e^|x| may overflow to ∞, and 1 / ∞ is the right 0
+
+    @staticmethod
+    def forward(ctx, B, x, t, *, reduction):
+        ctx.save_inputs(True, ctx.needs[0])
+        xp = B.xp
+        loss = xp.log1p(xp.exp(-xp.abs(x)))
+        loss += (1 - t) * xp.maximum(x, 0)
+        loss -= t * xp.minimum(x, 0)
+        if reduction == "none":
+            return loss
+        total = add_up(loss, tuple(range(loss.ndim)), False)
+        return total * _share(loss.size) if reduction == "mean" else total
+
+    @staticmethod
+    def vjp(ctx, gl):
+        x, t = ctx.inputs
+        if ctx.reduction == "mean":
+            gl = gl * _share(math.prod(ctx.shapes[0]))
+        return (
+            gl * ((1 - t) * sigmoid(x) - t * sigmoid(-x)) if ctx.needs[0] else None,
+            -gl * x if ctx.needs[1] else None,
+        )
+
+    @staticmethod
+    def vjp_fast(ctx, B, gl):
+        (x, t), xp = ctx.input_arrays, B.xp
+        if ctx.reduction == "mean":
+            gl = gl * _share(x.size)
+        gx = None
+        if ctx.needs[0]:
+            with np.errstate(over="ignore"):
+                gx = (1 - t) / (1 + xp.exp(-x))
+                gx -= t / (1 + xp.exp(x))
+            gx *= gl
+        return gx, -gl * x if ctx.needs[1] else None
+
+
+def _share(count: int) -> float:
+    return 1 / count if count else math.nan
+
+
 def binary_cross_entropy(x: Tensor, t: Tensor) -> Tensor:
     """-t·log x - (1 - t)·log(1 - x), elementwise, for x in [0, 1]."""
     return apply(BinaryCrossEntropy, x, t)
+
+
+def binary_cross_entropy_with_logits(x: Tensor, t: Tensor, reduction: str) -> Tensor:
+    """-t·log σ(x) - (1 - t)·log σ(-x) of each pair ('none'), their mean or their sum; exact for all x."""
+    return apply(BinaryCrossEntropyWithLogits, x, t, reduction=reduction)

@@ -36,27 +36,29 @@ class LeakyRelu(Op):
     @staticmethod
     def forward(ctx, B, x, *, slope):
         ctx.save_output()
-        if slope == 0:
-            return B.xp.maximum(x, 0)
-        y = x * slope
-        # For 0 < slope < 1 the larger of the two is the right one.
-        return B.xp.maximum(x, y) if 0 < slope <= 1 else B.xp.where(x > 0, x, y)
+        return B.kernels.leaky_relu(x, slope)
 
     @staticmethod
     def vjp(ctx, gy):
-        return where(ctx.output.detach() > 0, gy, gy * ctx.slope)
+        return through_leaky_relu(gy, ctx.output, ctx.slope)
+
+
+class LeakyReluGrad(Op):
+    """gx = gy where y > 0, slope·gy elsewhere: linear in gy, and constant in y"""
 
     @staticmethod
-    def vjp_fast(ctx, B, gy):
-        positive = ctx.output_array > 0
-        if ctx.slope == 0:
-            return gy * positive
-        # slope + (1 - slope)·[y > 0], without `where`, which is slow
-        factor = positive.astype(gy.dtype)
-        factor *= 1 - ctx.slope
-        factor += ctx.slope
-        factor *= gy
-        return factor
+    def forward(ctx, B, gy, y, *, slope):
+        ctx.save_inputs(False, True)
+        return B.kernels.leaky_relu_backward(gy, y, slope)
+
+    @staticmethod
+    def vjp(ctx, ggx):
+        return through_leaky_relu(ggx, ctx.inputs[1], ctx.slope), None
+
+
+def through_leaky_relu(gy: Tensor, y: Tensor, slope: float) -> Tensor:
+    """gy times the derivative of the leaky ReLU that gave y."""
+    return apply(LeakyReluGrad, gy, y.detach(), slope=slope)
 
 
 class LeakyReluFromInput(Op):
@@ -69,7 +71,7 @@ class LeakyReluFromInput(Op):
 
     @staticmethod
     def vjp(ctx, gy):
-        return where(ctx.inputs[0].detach() > 0, gy, gy * ctx.slope)
+        return through_leaky_relu(gy, ctx.inputs[0], ctx.slope)
 
 
 class Clamp(Op):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from math import prod
 from typing import Any
 
@@ -23,8 +23,6 @@ from minigan.observe import observers
 from minigan.tensor import Tensor
 
 Group = dict[str, Any]
-
-RUN = 1 << 16  # values of gradients that are gathered, at least, before the rule runs over them
 
 
 class Optimizer:
@@ -145,7 +143,7 @@ class Optimizer:
             names = self._names(group)
             for flat in self._flat_memory(index, group):
                 numbers = [None if p.grad is None else self._enter(flat, i, names) for i, p in enumerate(flat.params)]
-                for start, stop, number in _runs(numbers, flat.sizes):
+                for start, stop, number in _runs(numbers):
                     self._step_run(flat, start, stop, number, names, group)
         for observer in tuple(observers):  # one may have seen enough, and leave
             observer.stepped(self, began)
@@ -155,8 +153,8 @@ class Optimizer:
         """The names of a parameter's state under the options of its group, in the order of `_rule`."""
         raise NotImplementedError(f"{type(self).__name__} has no step()")
 
-    def _rule(self, B: Backend, g: Array, state: list[Array], number: int, group: Group) -> None:
-        """Update the flat state, and write over the flat gradient `g` what is to be subtracted."""
+    def _rule(self, B: Backend, weights: tuple, state: list[Array], number: int, group: Group) -> None:
+        """Update parameters and their flat state by a kernel; `weights` is what it takes first."""
         raise NotImplementedError
 
     def _initial(self, name: str) -> float:
@@ -210,27 +208,15 @@ class Optimizer:
             self.state[p][name] = wrap(view, p.B, None)
 
     def _step_run(self, flat: _Flat, start: int, stop: int, number: int, names: Sequence[str], group: Group) -> None:
-        """Gather the gradients of neighbours, apply the rule to all of them at once, and subtract the result."""
-        xp, a, b = flat.B.xp, flat.offsets[start], flat.offsets[stop]
-        decay, decoupled = float(group.get("weight_decay", 0)), group.get("decoupled_weight_decay", False)
-        gradient = flat.scratch(b - a)
-        pieces = []
-        for p, (first, last) in zip(flat.params[start:stop], pairwise(flat.offsets[start : stop + 1]), strict=True):
-            piece = gradient[first - a : last - a].reshape(p.array.shape)
-            pieces.append((p, piece))
-            g = p.grad.array  # type: ignore[union-attr]  # a run has gradients
-            if decay and not decoupled:
-                xp.multiply(p.array, decay, out=piece)
-                (xp.subtract if group["maximize"] else xp.add)(piece, g, out=piece)
-            elif group["maximize"]:
-                xp.negative(g, out=piece)
-            else:
-                piece[...] = g
-        self._rule(flat.B, gradient, [flat.buffers[name][a:b] for name in names], number, group)
-        for p, piece in pieces:
-            if decay and decoupled:
-                p.array *= 1 - float(group["lr"]) * decay
-            p.array -= piece
+        """Apply the rule to neighbours, all of them at once."""
+        params, a, b = flat.params[start:stop], flat.offsets[start], flat.offsets[stop]
+        decay, factor = float(group.get("weight_decay", 0)), 1.0
+        if group.get("decoupled_weight_decay", False):
+            decay, factor = 0.0, 1 - float(group["lr"]) * decay
+        arrays, gradients = [p.array for p in params], [p.grad.array for p in params]  # type: ignore[union-attr]
+        weights = arrays, gradients, decay, factor, bool(group["maximize"])
+        self._rule(flat.B, weights, [flat.buffers[name][a:b] for name in names], number, group)
+        for p in params:
             p._bump(f"{type(self).__name__}.step")
 
 
@@ -240,43 +226,27 @@ class _Flat:
     def __init__(self, params: list[Tensor]) -> None:
         self.params = params
         self.B, self.dtype = params[0].B, params[0].array.dtype
-        self.sizes = [prod(p.array.shape) for p in params]
-        self.offsets = [0, *accumulate(self.sizes)]
+        self.offsets = [0, *accumulate(prod(p.array.shape) for p in params)]
         self.buffers: dict[str, Array] = {}
         self._views: dict[str, list[Array]] = {}
-        self._scratch = self._empty(0)
-
-    def _empty(self, size: int) -> Array:
-        return self.B.xp.empty(size, self.dtype)
 
     def view(self, name: str, i: int) -> Array:
         """The i-th parameter's stretch of the buffer `name`, in the parameter's shape."""
         if name not in self.buffers:
-            buffer = self.buffers[name] = self._empty(self.offsets[-1])
+            buffer = self.buffers[name] = self.B.xp.empty(self.offsets[-1], self.dtype)
             stretches = zip(self.params, pairwise(self.offsets), strict=True)
             self._views[name] = [buffer[a:b].reshape(p.array.shape) for p, (a, b) in stretches]
         return self._views[name][i]
 
-    def scratch(self, size: int) -> Array:
-        """Memory for gradients."""
-        if self._scratch.size < size:
-            self._scratch = self._empty(size)
-        return self._scratch[:size]
 
-
-def _runs(numbers: Sequence[int | None], sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Stretches (start, stop, number) of neighbours with gradients that take a step of the same number.
-
-    A stretch ends once it has RUN values: more would need more scratch, and leave the cache in between.
-    """
-    start = size = 0
-    for i, number in enumerate([*numbers, None]):
-        if i > start and (number != numbers[start] or size >= RUN):
-            current = numbers[start]
-            if current is not None:
-                yield start, i, current
-            start, size = i, 0
-        size += sizes[i] if i < len(sizes) else 0
+def _runs(numbers: Sequence[int | None]) -> Iterator[tuple[int, int, int]]:
+    """Stretches (start, stop, number) of neighbours with gradients that take a step of the same number."""
+    start = 0
+    for number, run in groupby(numbers):
+        stop = start + len(list(run))
+        if number is not None:
+            yield start, stop, number
+        start = stop
 
 
 def _copied(name: str, value: Any, key: int, p: Tensor) -> Any:

@@ -49,10 +49,10 @@ class SGD(Optimizer):
     def _count(self, state: dict[str, Any]) -> int:
         return 1 if state.get("momentum_buffer") is None else 2
 
-    def _rule(self, B: Backend, g: Array, state: list[Array], number: int, group: Group) -> None:
+    def _rule(self, B: Backend, weights: tuple, state: list[Array], number: int, group: Group) -> None:
         dampening = 0.0 if number == 1 else float(group["dampening"])  # the buffer starts as the first gradient
         buffer = state[0] if state else None
-        B.kernels.sgd_step(g, buffer, float(group["lr"]), float(group["momentum"]), dampening, group["nesterov"])
+        B.kernels.sgd_step(weights, buffer, float(group["lr"]), float(group["momentum"]), dampening, group["nesterov"])
 
 
 class Adam(Optimizer):
@@ -90,11 +90,11 @@ class Adam(Optimizer):
     def _names(self, group: Group) -> Sequence[str]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
 
-    def _rule(self, B: Backend, g: Array, state: list[Array], number: int, group: Group) -> None:
+    def _rule(self, B: Backend, weights: tuple, state: list[Array], number: int, group: Group) -> None:
         m, v, *largest = state
         beta1, beta2 = group["betas"]
         B.kernels.adam_step(
-            g,
+            weights,
             m,
             v,
             largest[0] if largest else None,
@@ -163,10 +163,10 @@ class RMSprop(Optimizer):
         optional = {"grad_avg": group["centered"], "momentum_buffer": group["momentum"] > 0}
         return ("square_avg", *(name for name, wanted in optional.items() if wanted))
 
-    def _rule(self, B: Backend, g: Array, state: list[Array], number: int, group: Group) -> None:
+    def _rule(self, B: Backend, weights: tuple, state: list[Array], number: int, group: Group) -> None:
         found = dict(zip(self._names(group), state, strict=True))
         B.kernels.rmsprop_step(
-            g,
+            weights,
             found["square_avg"],
             found.get("grad_avg"),
             found.get("momentum_buffer"),
@@ -206,9 +206,9 @@ class Adagrad(Optimizer):
     def _initial(self, name: str) -> float:
         return float(self.defaults["initial_accumulator_value"])
 
-    def _rule(self, B: Backend, g: Array, state: list[Array], number: int, group: Group) -> None:
+    def _rule(self, B: Backend, weights: tuple, state: list[Array], number: int, group: Group) -> None:
         lr = float(group["lr"]) / (1 + (number - 1) * float(group["lr_decay"]))
-        B.kernels.adagrad_step(g, state[0], lr, float(group["eps"]))
+        B.kernels.adagrad_step(weights, state[0], lr, float(group["eps"]))
 
 
 _WORDS = {"lr": "learning rate", "eps": "epsilon value"}

@@ -2,6 +2,8 @@
 
 Beyond PyTorch, `padding` may be asymmetric: (left, right, top, bottom), one pair per axis from the last
 axis to the first, as in `pad`.
+
+`_slope` is of a leaky ReLU to end with; only `minigan.nn.fusion` gives it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 from minigan.graph import apply
 from minigan.kernels.geometry import ConvGeometry
 from minigan.nn.functional.arguments import Sizes, expect_ndim, per_axis
+from minigan.ops.bias import add_bias
 from minigan.ops.conv import Conv, ConvTranspose
 from minigan.ops.linear import check_same_dtype
 from minigan.tensor import Tensor
@@ -42,29 +45,29 @@ def padding_pairs(padding: Sizes | str, kernel: tuple[int, ...], stride: Sizes, 
 
 def _conv(
     ndim: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes | str,
-    dilation: Sizes, groups: int,
+    dilation: Sizes, groups: int, slope: float | None,
 ) -> Tensor:  # fmt: skip
     name = f"conv{ndim}d"
     if not _checked(name, ndim, input, weight, bias, groups, transposed=False):
-        return _conv(ndim, input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
+        return _conv(ndim, input.unsqueeze(0), weight, bias, stride, padding, dilation, groups, slope).squeeze(0)
     kernel = weight.shape[2:]
     pairs = padding_pairs(padding, kernel, stride, dilation, name)
     geometry = _geometry(
         name, ConvGeometry.conv, input.shape[2:], kernel, stride=per_axis(stride, ndim, f"{name}: stride"),
         padding=pairs, dilation=per_axis(dilation, ndim, f"{name}: dilation"), groups=groups,
     )  # fmt: skip
-    return _add_bias(apply(Conv, input, weight, geometry=geometry), bias)
+    return add_bias(apply(Conv, input, weight, geometry=geometry), bias, slope)
 
 
 def _conv_transpose(
     ndim: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes,
-    output_padding: Sizes, groups: int, dilation: Sizes,
+    output_padding: Sizes, groups: int, dilation: Sizes, slope: float | None,
 ) -> Tensor:  # fmt: skip
     name = f"conv_transpose{ndim}d"
     if isinstance(padding, str):
         raise RuntimeError(f"{name}: got padding {padding!r}, expected integers")
     if not _checked(name, ndim, input, weight, bias, groups, transposed=True):
-        args = stride, padding, output_padding, groups, dilation
+        args = stride, padding, output_padding, groups, dilation, slope
         return _conv_transpose(ndim, input.unsqueeze(0), weight, bias, *args).squeeze(0)
     geometry = _geometry(
         name, ConvGeometry.transpose, input.shape[2:], weight.shape[2:],
@@ -73,7 +76,7 @@ def _conv_transpose(
         output_padding=per_axis(output_padding, ndim, f"{name}: output_padding"),
         dilation=per_axis(dilation, ndim, f"{name}: dilation"), groups=groups,
     )  # fmt: skip
-    return _add_bias(apply(ConvTranspose, input, weight, geometry=geometry), bias)
+    return add_bias(apply(ConvTranspose, input, weight, geometry=geometry), bias, slope)
 
 
 def _checked(name: str, ndim: int, x: Tensor, w: Tensor, bias: Tensor | None, groups: int, transposed: bool) -> bool:
@@ -101,21 +104,17 @@ def _geometry(name: str, make: Callable[..., ConvGeometry], *args: Any, **kwargs
         raise RuntimeError(f"{name}: {str(error).partition(': ')[2]}") from error
 
 
-def _add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
-    return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))
-
-
 def conv1d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes | str = 0,
-    dilation: Sizes = 1, groups: int = 1,
+    dilation: Sizes = 1, groups: int = 1, *, _slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The convolution of x (N, C, W) with w (O, C / groups, kW)."""
-    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups, _slope)
 
 
 def conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes | str = 0,
-    dilation: Sizes = 1, groups: int = 1,
+    dilation: Sizes = 1, groups: int = 1, *, _slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The convolution of x (N, C, H, W) with w (O, C / groups, kH, kW).
 
@@ -123,28 +122,28 @@ def conv2d(
     >>> conv2d(mg.ones(1, 3, 8, 8), mg.ones(5, 3, 4, 4), stride=2, padding=1).shape
     (1, 5, 4, 4)
     """
-    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups, _slope)
 
 
 def conv3d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes | str = 0,
-    dilation: Sizes = 1, groups: int = 1,
+    dilation: Sizes = 1, groups: int = 1, *, _slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The convolution of x (N, C, D, H, W) with w (O, C / groups, kD, kH, kW)."""
-    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups, _slope)
 
 
 def conv_transpose1d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes = 0,
-    output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1,
+    output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *, _slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The transposed convolution of x (N, C, W) and w (C, O / groups, kW)."""
-    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation, _slope)
 
 
 def conv_transpose2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes = 0,
-    output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1,
+    output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *, _slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The transposed convolution of x (N, C, H, W) and w (C, O / groups, kH, kW).
 
@@ -152,12 +151,12 @@ def conv_transpose2d(
     >>> conv_transpose2d(mg.ones(1, 5, 4, 4), mg.ones(5, 3, 4, 4), stride=2, padding=1).shape
     (1, 3, 8, 8)
     """
-    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation, _slope)
 
 
 def conv_transpose3d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes = 0,
-    output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1,
+    output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *, _slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The transposed convolution of x (N, C, D, H, W) and w (C, O / groups, kD, kH, kW)."""
-    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation, _slope)

@@ -32,6 +32,8 @@ def _drop(name: str, x: Tensor, shape: tuple[int, ...], p: float, training: bool
         noise = mg.rand(shape[0], *shape[2:], shape[1], dtype=x.dtype, device=x.device).movedim(-1, 1)
     else:
         noise = mg.rand(shape, dtype=x.dtype, device=x.device)
-    keep = (noise >= p).to(x.dtype) * (1 / (1 - p) if p < 1 else 0.0)
-    y = x * keep
+    keep = noise.array  # made for this alone, and turned into factors where it lies
+    x.B.xp.greater_equal(keep, p, out=keep)
+    keep *= 1 / (1 - p) if p < 1 else 0.0
+    y = x * noise
     return x._assign(y, f"{name} with inplace=True") if inplace else y

@@ -15,6 +15,7 @@ import minigan as mg
 from minigan.check import check_tensors
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.loss import binary_cross_entropy as _binary_cross_entropy
+from minigan.ops.loss import binary_cross_entropy_with_logits as _binary_cross_entropy_with_logits
 from minigan.ops.smooth import logsigmoid
 from minigan.tensor import Tensor
 
@@ -137,9 +138,12 @@ def binary_cross_entropy_with_logits(
     tensor(200.)
     """
     _check_pair("binary_cross_entropy_with_logits", input, target, exact=True)
-    positive = target if pos_weight is None else pos_weight * target
-    loss = -(positive * logsigmoid(input) + (1 - target) * logsigmoid(-input))
-    return _reduced(loss if weight is None else loss * weight, reduction, size_average, reduce)
+    how = reduction_of(reduction, size_average, reduce)
+    if pos_weight is None:
+        loss = _binary_cross_entropy_with_logits(input, target, how if weight is None else "none")
+        return loss if weight is None else _reduced(loss * weight, how)
+    loss = -(pos_weight * target * logsigmoid(input) + (1 - target) * logsigmoid(-input))
+    return _reduced(loss if weight is None else loss * weight, how)
 
 
 def kl_div(

@@ -1,6 +1,7 @@
 """Normalisation of activations: batch, instance, layer and group norm.
 
 All four are y = (x - mean x) / √(var x + eps)·w + b; they differ in the axes averaged over.
+`_slope` is of a leaky ReLU to end with; only `minigan.nn.fusion` gives it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    _slope: float | None = None,
 ) -> Tensor:
     """Normalise each channel (axis 1) over all other axes; in evaluation, by the running statistics.
 
@@ -31,7 +34,7 @@ def batch_norm(
     """
     _check("batch_norm", input, weight, bias, running_mean, running_var)
     if not training:
-        return _by_running_stats("batch_norm", input, running_mean, running_var, weight, bias, eps)
+        return _by_running_stats("batch_norm", input, running_mean, running_var, weight, bias, eps, _slope)
     axes = (0, *range(2, input.ndim))
     count = math.prod(input.shape[d] for d in axes)
     if count == 1:
@@ -39,7 +42,7 @@ def batch_norm(
             f"batch_norm: Expected more than 1 value per channel when training, got input of shape "
             f"{tuple(input.shape)}; use a larger batch, or eval()"
         )
-    y, mean, var = normalize(input, _column(weight, input), _column(bias, input), axes, eps)
+    y, mean, var = normalize(input, _column(weight, input), _column(bias, input), axes, eps, _slope)
     _update(running_mean, running_var, mean.flatten(), var.flatten(), count, momentum)
     return y
 
@@ -138,11 +141,11 @@ def _column(v: Tensor | None, x: Tensor) -> Tensor | None:
 
 def _by_running_stats(
     name: str, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-    eps: float,
+    eps: float, slope: float | None = None,
 ) -> Tensor:  # fmt: skip
     if mean is None or var is None:
         raise RuntimeError(f"{name}: expected running_mean and running_var to be given when not in training")
-    return standardize(x, mean, var, weight, bias, eps)
+    return standardize(x, mean, var, weight, bias, eps, slope)
 
 
 def _update(

@@ -98,13 +98,15 @@ class _Conv(_ConvNd):
             padding, dilation, 0, groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, _slope: float | None = None) -> Tensor:
         self._check(input)
         padding: Sizes | str = self.padding
         if self.padding_mode != "zeros":
             widths = [width for pair in reversed(self._pairs) for width in pair]
             input, padding = F.pad(input, widths, self.padding_mode), 0
-        return self._function(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return self._function(
+            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, _slope=_slope
+        )
 
 
 class _ConvTranspose(_ConvNd):
@@ -122,13 +124,16 @@ class _ConvTranspose(_ConvNd):
             padding, dilation, output_padding, groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, output_size: Sequence[int] | None = None, *, _slope: float | None = None
+    ) -> Tensor:  # fmt: skip
         """`output_size`, the spatial one or the whole shape, takes the place of `output_padding`."""
         self._check(input)
         extra = self.output_padding if output_size is None else self._extra(input, list(output_size))
         return self._function(
-            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
-        )
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation,
+            _slope=_slope,
+        )  # fmt: skip
 
     def _extra(self, x: Tensor, wanted: list[int]) -> tuple[int, ...]:
         """The output padding that gives the wanted output size."""

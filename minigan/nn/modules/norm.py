@@ -86,7 +86,7 @@ class _BatchNorm(_RunningNorm):
     ) -> None:  # fmt: skip
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, _slope: float | None = None) -> Tensor:
         self._check_ndim(input)
         if input.shape[1] != self.num_features:
             raise self._shape_error(input, f"{self.num_features} channels (axis 1)")
@@ -98,8 +98,9 @@ class _BatchNorm(_RunningNorm):
                 momentum = 1 / self.num_batches_tracked.item()
         by_batch = self.training or self.running_mean is None
         return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, by_batch, momentum or 0.0, self.eps
-        )
+            input, self.running_mean, self.running_var, self.weight, self.bias, by_batch, momentum or 0.0, self.eps,
+            _slope=_slope,
+        )  # fmt: skip
 
 
 class BatchNorm1d(_BatchNorm):

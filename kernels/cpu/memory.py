@@ -1,0 +1,110 @@
+"""Memory that is used again. The first write to fresh pages costs more than the write itself.
+
+`scratch` is for what a piece of work needs while it runs. `empty` is for arrays that leave the kernel: like np.empty,
+but the memory of large ones comes from a pool, to which it returns when the array and all its views are gone. What is
+in the pool and what is out are together never more than the most that was out at one time, so a pool costs
+nothing at the peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections import OrderedDict
+from functools import partial
+from math import prod
+from threading import RLock, local
+from typing import Any
+
+import numpy as np
+
+__all__ = ["empty", "scratch"]
+
+Array = np.ndarray[Any, Any]
+
+KEPT_BYTES = 32 << 20  # a larger piece of scratch is given back
+LARGE_BYTES = 1 << 20  # smaller arrays come from malloc, which has such memory ready
+
+_kept = local()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Uninitialised memory that this thread keeps under a name."""
+    size = prod(shape) * dtype.itemsize
+    memory = _kept.__dict__.get(name)
+    if memory is None or memory.nbytes < size:
+        memory = None
+        _kept.__dict__[name] = None  # the old piece goes before the new one comes
+        memory = np.empty(size + size // 8, np.uint8)  # nearly equal pieces of work take turns
+        if size <= KEPT_BYTES:
+            _kept.__dict__[name] = memory
+    return np.ndarray(shape, dtype, memory)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array with memory of its own, uninitialised.
+
+    >>> import numpy as np
+    >>> first = empty((512, 1024), np.dtype(np.float32))
+    >>> place = first.ctypes.data
+    >>> del first
+    >>> empty((1024, 512), np.dtype(np.float32)).ctypes.data == place
+    True
+    """
+    size = prod(shape) * dtype.itemsize
+    return np.empty(shape, dtype) if size < LARGE_BYTES else np.ndarray(shape, dtype, _pool.lend(size))
+
+
+class _Pool:
+    """Pieces of memory by size. A piece is out as long as the ctypes array that stands for it lives."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()  # an array may end anywhere: on another thread, or within `lend`
+        self._free: OrderedDict[int, Array] = OrderedDict()  # by address, the longest unused first
+        self._by_size: dict[int, list[int]] = {}
+        self._out: dict[int, tuple[int, weakref.ref[Any]]] = {}  # by address: sizes, and what tells of an end
+        self._bytes_free = self._bytes_out = self._most_out = 0
+
+    def lend(self, size: int) -> Any:
+        """A buffer of that size, which returns when nothing refers to it any more."""
+        with self.lock:
+            places = self._by_size.get(size)
+            if places:
+                memory = self._free.pop(places.pop())
+                self._bytes_free -= size
+            else:
+                memory = np.empty(size, np.uint8)
+            self._bytes_out += size
+            self._most_out = max(self._most_out, self._bytes_out)
+            self._shrink()
+            buffer = (ctypes.c_char * size).from_buffer(memory)  # type: ignore[arg-type]  # an array is a buffer
+            self._out[memory.ctypes.data] = size, weakref.ref(buffer, partial(self._returned, memory))
+            return buffer
+
+    def _returned(self, memory: Array, ended: weakref.ref[Any]) -> None:
+        with self.lock:
+            size, _ = self._out.pop(memory.ctypes.data)
+            self._bytes_out -= size
+            self._bytes_free += size
+            self._free[memory.ctypes.data] = memory
+            self._by_size.setdefault(size, []).append(memory.ctypes.data)
+
+    def _shrink(self) -> None:
+        """Let go of the longest unused, down to the most that was out."""
+        while self._free and self._bytes_out + self._bytes_free > self._most_out:
+            place, memory = self._free.popitem(last=False)
+            self._by_size[memory.nbytes].remove(place)
+            self._bytes_free -= memory.nbytes
+
+
+_pool = _Pool()
+
+
+def _renew_lock() -> None:
+    """A forked child may have been given a lock that another thread of its parent held."""
+    _pool.lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,226 @@
+"""One pool of threads for everything the CPU kernels do at once.
+
+NumPy lets go of the interpreter's lock inside its loops and its matrix products, so threads of Python do run at the
+same time where the pieces are large: about 256 KB and more; below that they wait for each other's lock.
+
+`parallel(task, count)` calls task(0) … task(count - 1). **A kernel cuts its work into the same pieces whatever the
+number of threads**, so that results do not depend on it; threads take the pieces as they come. BLAS runs on one
+thread meanwhile: its threads and ours together would be twice the cores, and the way BLAS splits a product is
+not the same for every number of threads.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+__all__ = ["get_num_threads", "parallel", "set_num_threads", "single_threaded_blas"]
+
+# NumPy copies operands with strides through buffers of this many values, unless they have runs as long as that.
+UFUNC_BUFFER = 64
+
+_threads: int | None = None  # None until it is asked for
+_pool: list[_Worker] = []
+_pool_in_use = threading.Lock()
+_here = threading.local()  # .busy: this thread is inside a task
+
+
+def get_num_threads() -> int:
+    """How many threads `parallel` uses: at first OMP_NUM_THREADS, or the cores this process may use.
+
+    >>> get_num_threads() >= 1
+    True
+    """
+    global _threads
+    if _threads is None:
+        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        _threads = int(asked) if asked.isdigit() and int(asked) else len(allowed(0))
+    return _threads
+
+
+def set_num_threads(threads: int) -> None:
+    """Use so many threads from now on, the caller's own among them."""
+    global _threads
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise RuntimeError(f"set_num_threads expects a positive integer, got {threads!r}")
+    _threads = threads
+
+
+def parallel(task: Callable[[int], Any], pieces: int) -> None:
+    """Call task(i) for every i below `pieces`, on the pool's threads and this one, in any order.
+
+    The first exception is raised again here, after all threads have stopped. Inside of a task, or while another
+    thread has the pool, the pieces run one after the other.
+
+    >>> squares = [0] * 4
+    >>> parallel(lambda i: squares.__setitem__(i, i * i), 4)
+    >>> squares
+    [0, 1, 4, 9]
+    """
+    helpers = min(get_num_threads(), pieces) - 1
+    nested = getattr(_here, "busy", False)
+    alone = helpers < 1 or nested or not _pool_in_use.acquire(blocking=False)
+    if alone:
+        with single_threaded_blas():
+            contextvars.copy_context().run(_share, task, iter(range(pieces)))
+        return
+    try:
+        while len(_pool) < helpers:
+            _pool.append(_Worker())
+        with single_threaded_blas():
+            _share_out(task, pieces, _pool[:helpers])
+    finally:
+        _pool_in_use.release()
+
+
+def _share_out(task: Callable[[int], Any], pieces: int, workers: list[_Worker]) -> None:
+    """Run the pieces on those workers and this thread. Whatever happens, all have stopped when this returns."""
+    remaining = _Numbers(pieces)
+    started: list[_Worker] = []
+    errors: list[BaseException] = []
+    try:
+        for worker in workers:
+            started.append(worker)
+            worker.start(task, remaining)
+        contextvars.copy_context().run(_share, task, remaining)
+    except BaseException as error:  # raised below, once nobody works on the caller's arrays any more
+        errors.append(error)
+        remaining.stop = 0
+    while started:
+        try:
+            started[-1].wait(errors)
+            started.pop()
+        except KeyboardInterrupt as interrupt:
+            errors.insert(0, interrupt)
+            remaining.stop = 0
+    if errors:
+        raise errors[0]
+
+
+class _Numbers:
+    """0, 1, … below `stop`, each handed out once, to whichever thread asks."""
+
+    def __init__(self, stop: int) -> None:
+        self._count, self.stop = count(), stop
+
+    def __iter__(self) -> _Numbers:
+        return self
+
+    def __next__(self) -> int:
+        number = next(self._count)  # atomic
+        if number >= self.stop:
+            raise StopIteration
+        return number
+
+
+def _share(task: Callable[[int], Any], numbers: Iterator[int]) -> None:
+    """This thread's share, in a copy of the caller's context: np.errstate holds in it, the buffer size ends with it."""
+    busy, _here.busy = getattr(_here, "busy", False), True
+    np.setbufsize(UFUNC_BUFFER)
+    try:
+        for number in numbers:
+            task(number)
+    finally:
+        _here.busy = busy
+
+
+class _Worker:
+    """A thread that waits for shares. Handing one over by locks takes 5 to 15 µs, a queue several times that."""
+
+    def __init__(self) -> None:
+        self._wake, self._done = threading.Lock(), threading.Lock()
+        self._wake.acquire()
+        self._done.acquire()
+        self._share: Callable[[], None] | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._loop, name="minigan worker", daemon=True).start()
+
+    def start(self, task: Callable[[int], Any], numbers: Iterator[int]) -> None:
+        context = contextvars.copy_context()
+        self._share = lambda: context.run(_share, task, numbers)
+        self._wake.release()
+
+    def wait(self, errors: list[BaseException]) -> None:
+        """Until it has done its share, if it was given one; adds what that raised."""
+        if self._share is None:
+            return
+        self._done.acquire()
+        if self._error is not None:
+            errors.append(self._error)
+        self._error = self._share = None
+
+    def _loop(self) -> None:
+        while True:
+            self._wake.acquire()
+            try:
+                assert self._share is not None
+                self._share()
+            except BaseException as error:  # raised again by whoever asked for the share
+                self._error = error
+            self._done.release()
+
+
+def _forget_pool() -> None:
+    """A forked child has none of its parent's threads, and perhaps a lock that one of them held."""
+    global _pool_in_use, _blas_in_use, _blas_users
+    _pool.clear()
+    if _blas_users:
+        _blas_users = 0
+        _set_blas(_blas_before)
+    _pool_in_use, _blas_in_use = threading.Lock(), threading.Lock()
+    _here.__dict__.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+# BLAS ------------------------------------------------------------------------------------------------------
+
+_blas_in_use = threading.Lock()
+_blas_users = 0
+_blas_before: list[int] = []
+
+
+@cache
+def _blas() -> list[Any]:
+    from threadpoolctl import ThreadpoolController  # not at the top: it looks through all loaded libraries
+
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+class single_threaded_blas:
+    """BLAS on one thread within; when the last of several threads has left, as many as before."""
+
+    def __enter__(self) -> None:
+        global _blas_users, _blas_before
+        with _blas_in_use:
+            _blas_users += 1
+            if _blas_users == 1:
+                _blas_before = [library.get_num_threads() for library in _blas()]
+                _set_blas([1] * len(_blas_before))
+
+    def __exit__(self, *error: object) -> None:
+        global _blas_users
+        with _blas_in_use:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _set_blas(_blas_before)
+
+
+def _set_blas(numbers: list[int]) -> None:
+    """Between 1 and what it was before: where that is 1, there is nothing to do."""
+    for library, number, before in zip(_blas(), numbers, _blas_before, strict=True):
+        if before != 1:
+            # Since threadpoolctl 3.8 a library listens to one thread only. Here all take turns, under a lock.
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
+            library.set_num_threads(number)
