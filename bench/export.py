@@ -24,14 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.dcgan64 import networks
+from bench.machine import machine, with_threads
+from bench.steps import dcgan
 
 LATENT = 100
 BATCHES, THREADS = (1, 16, 64), (1, 2)
@@ -46,7 +45,6 @@ NAMES = {
     "torch": "PyTorch eager", "torch-channels-last": "PyTorch eager, channels_last",
     "torch-compiled": "PyTorch compiled",
 }  # fmt: skip
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
 
 Run = Callable[[np.ndarray], Any]
 
@@ -89,7 +87,7 @@ def contender(name: str, folder: Path, threads: int) -> Callable[[], Run]:
 
 def eager(lib: Any, name: str, folder: Path) -> Run:
     """The generator as a module of minigan or PyTorch; their state dicts have the same names."""
-    module = lib.nn.Sequential(lib.nn.Unflatten(1, (LATENT, 1, 1)), *networks(lib.nn)[0])
+    module = lib.nn.Sequential(lib.nn.Unflatten(1, (LATENT, 1, 1)), *dcgan(lib.nn)[0])
     with np.load(folder / "weights.npz") as weights:
         module.load_state_dict({key: lib.from_numpy(array) for key, array in weights.items()})
     module.eval()
@@ -142,8 +140,7 @@ def seeded() -> Any:
 
 def in_process(name: str, threads: int, folder: Path, seconds: float) -> dict[str, Any] | str:
     """What `measure` finds in a fresh process, or the last line of its error."""
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    environment["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/cache"
+    environment = with_threads(threads) | {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"}
     command = [sys.executable, "-m", "bench.export", "child", name, str(folder), str(seconds)]
     child = subprocess.run(command, env=environment, capture_output=True, text=True)
     return child.stderr.strip().splitlines()[-1] if child.returncode else json.loads(child.stdout)
@@ -167,16 +164,6 @@ def table(rounds: list[dict], facts: dict[str, list[str]]) -> str:
     gains = [f"{a / b:.2f}×" for a, b in zip(rates["int8"], rates["fp32"], strict=True)]
     lines.append(f"| int8 against fp32 in ONNX Runtime | {' | '.join(gains)} | | | |")
     return "\n".join([*lines, "", *(f"{NAMES[name]} did not run: {why}" for name, why in failed.items())])
-
-
-def machine() -> str:
-    """The processor, which of the instructions that matter here it has, and the versions."""
-    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-    facts = {key.strip(): value.strip() for key, _, value in lines}
-    said = [f"{facts.get('model name', '?')} ({len(os.sched_getaffinity(0))} cores)"]
-    said += [name if name in facts.get("flags", "").split() else f"no {name}" for name in INSTRUCTIONS]
-    said += [f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "torch") if find_spec(name)]
-    return ", ".join(said)
 
 
 def main() -> None:
