@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from strategies import Placed
 
 import minigan as mg
-from minigan.kernels.cpu import rows
+from minigan.kernels.cpu import rows, workers
 from minigan.testing import check_grads, check_vjp_fast, recorded_ops
 
 
@@ -113,12 +113,12 @@ def channels_last(x: mg.Tensor) -> mg.Tensor:
 @contextlib.contextmanager
 def small_pieces() -> Iterator[None]:
     """Small arrays too are cut into pieces for the workers."""
-    whole, piece, few = rows.WHOLE, rows.PIECE, rows.FEW
-    rows.WHOLE, rows.PIECE, rows.FEW = 1, 192, 1
+    before = rows.WHOLE, rows.PIECE, rows.FEW, workers.ALONE
+    rows.WHOLE, rows.PIECE, rows.FEW, workers.ALONE = 1, 192, 1, 1
     try:
         yield
     finally:
-        rows.WHOLE, rows.PIECE, rows.FEW = whole, piece, few
+        rows.WHOLE, rows.PIECE, rows.FEW, workers.ALONE = before
         rows._rows.cache_clear()
 
 

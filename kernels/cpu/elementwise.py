@@ -8,6 +8,7 @@ NumPy's `where`, and `maximum` with a number, are several times slower than thes
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from . import rows as layout
 from .memory import scratch
 from .rows import in_memory_order, rows_of
-from .workers import parallel
+from .workers import each
 
 __all__ = [
     "add_bias", "add_bias_backward", "leaky_relu", "leaky_relu_backward", "leaky_relu_into", "masked", "scale_shift",
@@ -108,7 +109,7 @@ def _in_pieces(task: Any, size: int) -> None:
         task(slice(0, size))
         return
     step = layout.piece_size(size)
-    parallel(lambda i: task(slice(i * step, min(i * step + step, size))), -(-size // step))
+    each(lambda i: task(slice(i * step, min(i * step + step, size))), -(-size // step), size)
 
 
 # One value for each channel (axis 1) --------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def add_bias(x: Array, b: Array | None, slope: float | None) -> Array:
         if slope is not None:
             leaky_relu_into(part, slope, part)
 
-    parallel(task, len(rows.pieces))
+    each(task, len(rows.pieces), prod(rows.shape))
     return x
 
 
@@ -169,7 +170,7 @@ def add_bias_backward(
             masked(rows.part(given, piece), rows.part(outputs, piece), slope, part)
         np.add.reduce(part, axis=1, out=rows.beside_of(sums, piece))
 
-    parallel(task, len(rows.pieces))
+    each(task, len(rows.pieces), prod(rows.shape))
     return (gy if y is None else rows.back(grads)), rows.total(sums)[0].astype(gy.dtype)
 
 
@@ -194,7 +195,7 @@ def scale_shift(x: Array, scale: Array, shift: Array, slope: float | None) -> Ar
         if slope is not None:
             leaky_relu_into(y, slope, y)
 
-    parallel(task, len(rows.pieces))
+    each(task, len(rows.pieces), prod(rows.shape))
     return rows.back(out)
 
 

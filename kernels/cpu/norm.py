@@ -14,7 +14,7 @@ import numpy as np
 from .elementwise import leaky_relu, leaky_relu_backward, leaky_relu_into, masked
 from .memory import scratch
 from .rows import Piece, Rows, rows_of
-from .workers import parallel
+from .workers import each
 
 __all__ = ["normalize", "normalize_backward"]
 
@@ -51,7 +51,7 @@ def normalize(
         if slope is not None:
             leaky_relu_into(y, slope, y)
 
-    parallel(task, len(rows.pieces))
+    each(task, len(rows.pieces), values.size)
     return rows.back(out), rows.statistic(m), rows.statistic(v), rows.statistic(r)
 
 
@@ -131,7 +131,7 @@ def _moments(values: Array, rows: Rows) -> tuple[Array, Array]:
         np.add.reduce(near, axis=1, out=rows.beside_of(sums, piece))
         np.einsum("grc,grc->gc", near, near, out=rows.beside_of(squares, piece))
 
-    parallel(task, len(rows.pieces))
+    each(task, len(rows.pieces), values.size)
     n = rows.counts
     means = sums.reshape(rows.groups, -1, rows.channels) / np.maximum(n, 1)
     lost = (n * means**2).sum(axis=1)
@@ -171,7 +171,7 @@ def _rows_backward(
         np.add.reduce(g, axis=1, out=rows.beside_of(sums, piece))
         np.einsum("grc,grc->gc", centred, g, out=rows.beside_of(moments, piece))
 
-    parallel(add_up, len(rows.pieces))
+    each(add_up, len(rows.pieces), values.size)
     total, moment = rows.total(sums), rows.total(moments)  # Σ g and Σ g·(x - m)
     gw = _sum_to(rows.statistic(moment * r), shapes[1]).astype(x.dtype) if needs[1] else None
     gb = _sum_to(rows.statistic(total), shapes[2]).astype(x.dtype) if needs[2] else None
@@ -192,7 +192,7 @@ def _rows_backward(
         np.subtract(rows.part(through, piece), centred, out=gx)
         np.multiply(gx, rows.beside(scale, piece), out=gx)
 
-    parallel(task, len(rows.pieces))
+    each(task, len(rows.pieces), values.size)
     return rows.back(out), gw, gb
 
 

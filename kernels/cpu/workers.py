@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["get_num_threads", "parallel", "set_num_threads", "single_threaded_blas"]
+__all__ = ["each", "get_num_threads", "parallel", "set_num_threads", "single_threaded_blas"]
 
 # NumPy copies operands with strides through buffers of this many values, unless they have runs as long as that.
 UFUNC_BUFFER = 64
+# A pass over fewer values takes longer on two threads than on one: waking a thread costs about 100 µs.
+ALONE = 1 << 20
 
 _threads: int | None = None  # None until it is asked for
 _pool: list[_Worker] = []
@@ -79,6 +81,15 @@ def parallel(task: Callable[[int], Any], pieces: int) -> None:
             _share_out(task, pieces, _pool[:helpers])
     finally:
         _pool_in_use.release()
+
+
+def each(task: Callable[[int], Any], pieces: int, values: int) -> None:
+    """The pieces of passes over so many values: by `parallel` if those are enough, else here, one after the other."""
+    if values >= ALONE:
+        parallel(task, pieces)
+    else:
+        for i in range(pieces):
+            task(i)
 
 
 def _share_out(task: Callable[[int], Any], pieces: int, workers: list[_Worker]) -> None:
