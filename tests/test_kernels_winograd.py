@@ -171,10 +171,12 @@ def test_blocks_cover_the_batch_once(a_slice: int, a_block: int) -> None:
 
 
 @given(plain, sizes)
+@example(ConvGeometry.conv((1, 1), (1, 3), (1, 2), ((0, 0), (3, 0))), (1, 1, 1))
 def test_adjoints(g: ConvGeometry, sizes: tuple[int, int, int]) -> None:
     """⟨conv(x, w), y⟩ = ⟨x, conv_transpose(y, w)⟩ = ⟨w, conv_weight_grad(x, y)⟩"""
     x, w, y = operands(g, *sizes)
-    size = np.sum(np.abs(last(y)) * im2col.conv(np.abs(last(x)), np.abs(w), g))
+    # Transforms round what they read, also where only padding is used and the form is 0.
+    size = np.sum(np.abs(y)) * np.max(np.abs(x)) * np.sum(np.abs(w))
     for m in _tiles(g):
         out, image, grad = by_winograd(x, w, y, g, m)
         forms = [np.sum(out * last(y)), np.sum(image * last(x)), np.sum(grad * w)]

@@ -2,8 +2,8 @@
 
 A convolution with stride s is one with stride 1 on cells of s × s pixels, whose s·s·C values count as the channels of
 a cell (its depth D): k4 s2 becomes k2 s1, k5 s2 becomes k3 s1 with a tap of zeros. There the transforms of
-`toom_cook.py` are applied to rows and then to columns of tiles, and what remains is one matrix product at each of
-the P = Pr·Pc pairs of nodes, over all tiles t of a batch:
+`toom_cook.py` are applied to the rows and the columns of tiles, and what remains is one matrix product at each of the
+P = Pr·Pc pairs of nodes, over all tiles t of a batch:
 
     V[p, t, d] = B·cells·Bᵀ          (the big side)        conv:              M[p] = V[p]·U[p]ᵀ,   y  = Aᵀ·M·A
     M[p, t, o] = A·y·Aᵀ              (the small side)      conv_transpose:    V[p] = M[p]·U[p],    x  = Bᵀ·V·B
