@@ -126,10 +126,14 @@ def conv(x: Array, U: Array, plan: Plan, kept: Array | None = None) -> Array:
     for block in plan.blocks(x.itemsize):
         V = _block_of(kept, "V", block, plan.depth, plan, x.dtype)
         M = _block_of(None, "M", block, plan.filters, plan, x.dtype)
-        parallel(lambda i: _big_to_nodes(x, block[i], _nodes(V, block, i, plan), plan), len(block))  # noqa: B023
-        _at_each_node(lambda p, part: np.matmul(V[p], U[p, part].T, out=M[p, :, part]), plan, plan.filters)  # noqa: B023
-        parallel(lambda i: _small_from_nodes(_nodes(M, block, i, plan), y, block[i], plan), len(block))  # noqa: B023
+        _conv_block(x, y, block, V, U, M, plan)
     return y
+
+
+def _conv_block(x: Array, y: Array, block: list[slice], V: Array, U: Array, M: Array, plan: Plan) -> None:
+    parallel(lambda i: _big_to_nodes(x, block[i], _nodes(V, block, i, plan), plan), len(block))
+    _at_each_node(lambda p, part: np.matmul(V[p], U[p, part].T, out=M[p, :, part]), plan, plan.filters)
+    parallel(lambda i: _small_from_nodes(_nodes(M, block, i, plan), y, block[i], plan), len(block))
 
 
 def conv_transpose(y: Array, U: Array, plan: Plan, kept: Array | None = None) -> Array:
@@ -140,10 +144,14 @@ def conv_transpose(y: Array, U: Array, plan: Plan, kept: Array | None = None) ->
     for block in plan.blocks(y.itemsize):
         M = _block_of(kept, "M", block, plan.filters, plan, y.dtype)
         V = _block_of(None, "V", block, plan.depth, plan, y.dtype)
-        parallel(lambda i: _small_to_nodes(y, block[i], _nodes(M, block, i, plan), plan), len(block))  # noqa: B023
-        _at_each_node(lambda p, part: np.matmul(M[p], U[p, :, part], out=V[p, :, part]), plan, plan.depth)  # noqa: B023
-        parallel(lambda i: _big_from_nodes(_nodes(V, block, i, plan), x, block[i], plan), len(block))  # noqa: B023
+        _transpose_block(x, y, block, V, U, M, plan)
     return x
+
+
+def _transpose_block(x: Array, y: Array, block: list[slice], V: Array, U: Array, M: Array, plan: Plan) -> None:
+    parallel(lambda i: _small_to_nodes(y, block[i], _nodes(M, block, i, plan), plan), len(block))
+    _at_each_node(lambda p, part: np.matmul(M[p], U[p, :, part], out=V[p, :, part]), plan, plan.depth)
+    parallel(lambda i: _big_from_nodes(_nodes(V, block, i, plan), x, block[i], plan), len(block))
 
 
 def big_side(x: Array, plan: Plan) -> Array:
