@@ -1,6 +1,6 @@
 """The convolution kernels against the trilinear form they differentiate, in exact small integers.
 
-By im2col, which is exact on them; `test_kernels_winograd.py` holds Winograd's method to im2col.
+By im2col and by `direct.py`, which are exact on them; `test_kernels_winograd.py` holds Winograd's method to im2col.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigan.kernels.cpu.choose import conv_algorithm
+from minigan.kernels.cpu.choose import choose, conv_algorithm
 from minigan.kernels.cpu.conv import conv, conv_transpose, conv_weight_grad
 from minigan.kernels.cpu.workers import get_num_threads, set_num_threads
 from minigan.kernels.geometry import ConvGeometry
 
-kernels = importlib.import_module("minigan.kernels.cpu.im2col")
+direct, kernels = (importlib.import_module(f"minigan.kernels.cpu.{name}") for name in ("direct", "im2col"))
 Array = np.ndarray[Any, Any]
 
 
@@ -127,6 +127,66 @@ def test_blocks_do_not_change_the_result(g: ConvGeometry, batch: int, per_group:
         parts = conv(x, w, g), conv_transpose(y, w, g), conv_weight_grad(x, y, g)
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    geometries(dims=(2,), plain=True), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3),
+    st.sampled_from([0, 1 << 30]), st.sampled_from([1, 1 << 25]),
+)  # fmt: skip
+def test_kernel_rows_match_the_formula(
+    g: ConvGeometry, batch: int, channels: int, filters: int, rows: int, block: int
+) -> None:
+    """With bands and without, an image at a time and all at once."""
+    x, w, y = operands(g, batch, channels, filters)
+    dx, dw, dy = oracle(x, w, y, g)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "ROWS", rows)
+        patch.setattr(direct, "BLOCK_BYTES", block)
+        plan = direct.Plan(g, batch, channels, filters)
+        image, small = np.moveaxis(x, 1, -1), np.moveaxis(y, 1, -1)
+        np.testing.assert_array_equal(np.moveaxis(direct.conv(image, w, plan), -1, 1), dy)
+        np.testing.assert_array_equal(np.moveaxis(direct.conv_transpose(small, w, plan), -1, 1), dx)
+        np.testing.assert_array_equal(direct.conv_weight_grad(image, small, plan), dw)
+
+
+@pytest.mark.parametrize(
+    "g",
+    [ConvGeometry.conv((7, 7), (5, 5), 1, 2), ConvGeometry.conv((9, 8), (4, 3), (2, 1), [(1, 2), (0, 1)])],
+    ids=["5x5", "4x3 s2,1"],
+)
+def test_kernel_rows_do_not_depend_on_threads(g: ConvGeometry) -> None:
+    rng = np.random.default_rng(0)
+    x, w, y = (rng.standard_normal(array.shape, dtype=np.float32) for array in operands(g, 60, 70, 80))
+    image, small, plan = np.moveaxis(x, 1, -1), np.moveaxis(y, 1, -1), direct.Plan(g, 60, 70, 80)
+    before, found = get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            set_num_threads(threads)
+            found.append([direct.conv(image, w, plan), direct.conv_transpose(small, w, plan)])
+            found[-1].append(direct.conv_weight_grad(image, small, plan))
+    finally:
+        set_num_threads(before)
+    right = kernels.conv(image, w, g), kernels.conv_transpose(small, w, g), kernels.conv_weight_grad(image, small, g)
+    for one, two, three, expected in zip(*found, right, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+        np.testing.assert_allclose(one, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_kernel_rows_are_chosen_where_padding_is_much() -> None:
+    assert isinstance(choose(ConvGeometry.conv((7, 7), (5, 5), 1, 2), 128, 128, 256), direct.Plan)
+    assert choose(ConvGeometry.conv((64, 64), (4, 4), 2, 1), 64, 3, 64) is None
+
+
+def test_padding_is_not_multiplied() -> None:
+    """Of 5 × 5 taps on 7 × 7 pixels with "same" padding, 29 · 29 of 35 · 35 products are inside."""
+    plan = direct.Plan(ConvGeometry.conv((7, 7), (5, 5), 1, 2), direct.ROWS, 1, 1)
+    down, across = plan.axes
+    assert down.products == 29
+    assert sum(band.width * band.reach for band in plan.bands(down, across)) == 29
+    few = direct.Plan(plan.g, 1, 1, 1)
+    assert sum(band.width * band.reach for band in few.bands(down, across)) == 35
 
 
 def test_blocks_are_even_and_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,23 @@ def test_pieces_depend_on_sizes_alone():
     assert [start for start, _ in covered] == [0, *(stop for _, stop in covered[:-1])]
     assert covered[-1][1] == 64 * 16 * 16
     assert rows.rows_of(x.copy(order="C"), (0, 2, 3)) is None
-    assert rows.rows_of(x[:, ::2], (0, 2, 3)) is None
+
+
+def test_a_view_with_gaps_has_the_bits_of_its_copy():
+    """Such as images cropped by slicing: pieces are made of a copy."""
+    x, gy = (images(i, (20, 8, 9, 9)).astype(np.float32) for i in (0, 1))
+    cropped, copied = x[:, :, :-1, :-1], np.moveaxis(np.moveaxis(x[:, :, :-1, :-1], 1, -1).copy(), -1, 1)
+    g = gy[:, :, 1:, 1:]
+    shapes = [cropped.shape, (), ()]
+    with small_pieces():
+        assert rows.rows_of(cropped, (0, 2, 3)) is not None
+        found, right = [], []
+        for out, values in ((found, cropped), (right, copied)):
+            y, m, v, r = norm.normalize(values, None, None, (0, 2, 3), 1e-5, 0.2)
+            gx = norm.normalize_backward(g, values, None, None, m, r, (0, 2, 3), 0.2, (True, False, False), shapes)
+            out += [y, m, v, r, gx[0]]
+    for a, b in zip(found, right, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_statistics_are_constants():

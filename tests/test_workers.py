@@ -351,6 +351,24 @@ def test_memory_is_lent_to_one_of_several_threads_only(monkeypatch: pytest.Monke
         sys.setswitchinterval(interval)
 
 
+def test_memory_serves_again_for_a_little_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_pool", memory._Pool())
+    monkeypatch.setattr(memory, "LARGE_BYTES", 1024)
+    first = memory.empty((3000,), np.dtype(np.uint8))
+    place, view = first.ctypes.data, first[10:]
+    del first
+    other = memory.empty((2000,), np.dtype(np.uint8))
+    assert other.ctypes.data != place  # a view is left
+    del view
+    assert memory.empty((1000,), np.dtype(np.uint8)).ctypes.data != place  # far less
+    again = memory.empty((2000,), np.dtype(np.uint8))
+    assert again.ctypes.data == place
+    assert again.nbytes == 2000
+    other[...] = 1
+    again[...] = 2
+    assert (other == 1).all()
+
+
 # How many threads -------------------------------------------------------------------------------------------
 
 

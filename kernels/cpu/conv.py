@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..geometry import ConvGeometry
-from . import im2col, winograd
-from .choose import choose
+from . import direct, im2col, winograd
+from .choose import Plan, choose
 
 __all__ = ["Kept", "conv", "conv_transpose", "conv_weight_grad"]
 
@@ -40,7 +40,7 @@ class Kept:
 
     def __init__(self, image_gradient: bool, weight_gradient: bool) -> None:
         self.filters, self.sides = image_gradient, weight_gradient
-        self.plan: winograd.Plan | None = None
+        self.plan: Plan | None = None
         self.forward = True
         self.U: Array | None = None
         self.V: Array | None = None
@@ -70,11 +70,13 @@ def conv(x: Array, w: Array, g: ConvGeometry, kept: Kept | None = None) -> Array
     """
     plan = _plan(g, kept, *_sizes("conv", g, x=x, w=w))
     image, filters = _channels_last(x), _precise(w)
-    if plan is None:
-        return _channels_first(im2col.conv(image, filters, g), x.dtype)
-    U = _filters(filters, plan, kept)
-    V = None if kept is None else kept.keep("V", plan, image.dtype)
-    return _channels_first(winograd.conv(image, U, plan, V), x.dtype)
+    if isinstance(plan, winograd.Plan):
+        U = _filters(filters, plan, kept)
+        V = None if kept is None else kept.keep("V", plan, image.dtype)
+        y = winograd.conv(image, U, plan, V)
+    else:
+        y = direct.conv(image, filters, plan) if plan else im2col.conv(image, filters, g)
+    return _channels_first(y, x.dtype)
 
 
 def conv_transpose(y: Array, w: Array, g: ConvGeometry, kept: Kept | None = None) -> Array:
@@ -91,11 +93,13 @@ def conv_transpose(y: Array, w: Array, g: ConvGeometry, kept: Kept | None = None
     """
     plan = _plan(g, kept, *_sizes("conv_transpose", g, w=w, y=y))
     small, filters = _channels_last(y), _precise(w)
-    if plan is None:
-        return _channels_first(im2col.conv_transpose(small, filters, g), y.dtype)
-    U = _filters(filters, plan, kept)
-    M = None if kept is None else kept.keep("M", plan, small.dtype)
-    return _channels_first(winograd.conv_transpose(small, U, plan, M), y.dtype)
+    if isinstance(plan, winograd.Plan):
+        U = _filters(filters, plan, kept)
+        M = None if kept is None else kept.keep("M", plan, small.dtype)
+        x = winograd.conv_transpose(small, U, plan, M)
+    else:
+        x = direct.conv_transpose(small, filters, plan) if plan else im2col.conv_transpose(small, filters, g)
+    return _channels_first(x, y.dtype)
 
 
 def conv_weight_grad(x: Array, y: Array, g: ConvGeometry, kept: Kept | None = None) -> Array:
@@ -112,17 +116,17 @@ def conv_weight_grad(x: Array, y: Array, g: ConvGeometry, kept: Kept | None = No
     """
     plan = _plan(g, kept, *_sizes("conv_weight_grad", g, x=x, y=y))
     image, small = _channels_last(x), _channels_last(y)
-    if plan is None:
-        grad = im2col.conv_weight_grad(image, small, g)
-    else:
+    if isinstance(plan, winograd.Plan):
         V, M = (None, None) if kept is None else (kept.V, kept.M)
         V = winograd.big_side(image, plan) if V is None else V
         M = winograd.small_side(small, plan) if M is None else M
         grad = winograd.conv_weight_grad(V, M, plan)
+    else:
+        grad = direct.conv_weight_grad(image, small, plan) if plan else im2col.conv_weight_grad(image, small, g)
     return np.ascontiguousarray(grad, dtype=x.dtype)
 
 
-def _plan(g: ConvGeometry, kept: Kept | None, batch: int, channels: int, filters: int) -> winograd.Plan | None:
+def _plan(g: ConvGeometry, kept: Kept | None, batch: int, channels: int, filters: int) -> Plan | None:
     if kept is None:
         return choose(g, batch, channels, filters)
     if kept.plan is None:

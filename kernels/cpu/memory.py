@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from functools import partial
 from math import prod
@@ -24,6 +25,7 @@ __all__ = ["empty", "scratch"]
 Array = np.ndarray[Any, Any]
 
 KEPT_BYTES = 32 << 20  # a larger piece of scratch is given back
+LOOSE = 1.5  # a free piece serves for this much less
 LARGE_BYTES = 1 << 20  # smaller arrays come from malloc, which has such memory ready
 
 _kept = local()
@@ -62,39 +64,41 @@ class _Pool:
     def __init__(self) -> None:
         self.lock = RLock()  # an array may end anywhere: on another thread, or within `lend`
         self._free: OrderedDict[int, Array] = OrderedDict()  # by address, the longest unused first
-        self._by_size: dict[int, list[int]] = {}
-        self._out: dict[int, tuple[int, weakref.ref[Any]]] = {}  # by address: sizes, and what tells of an end
+        self._sizes: list[tuple[int, int]] = []  # of the free pieces, with their addresses, in order
+        self._out: dict[int, weakref.ref[Any]] = {}  # by address: what tells of an end
         self._bytes_free = self._bytes_out = self._most_out = 0
 
     def lend(self, size: int) -> Any:
         """A buffer of that size, which returns when nothing refers to it any more."""
         with self.lock:
-            places = self._by_size.get(size)
-            if places:
-                memory = self._free.pop(places.pop())
-                self._bytes_free -= size
+            at = bisect_left(self._sizes, (size, 0))
+            if at < len(self._sizes) and self._sizes[at][0] <= size * LOOSE:
+                place = self._sizes.pop(at)[1]
+                memory = self._free.pop(place)
+                self._bytes_free -= memory.nbytes
             else:
                 memory = np.empty(size, np.uint8)
-            self._bytes_out += size
+                place = memory.ctypes.data
+            self._bytes_out += memory.nbytes
             self._most_out = max(self._most_out, self._bytes_out)
             self._shrink()
             buffer = (ctypes.c_char * size).from_buffer(memory)  # type: ignore[arg-type]  # an array is a buffer
-            self._out[memory.ctypes.data] = size, weakref.ref(buffer, partial(self._returned, memory))
+            self._out[place] = weakref.ref(buffer, partial(self._returned, place, memory))
             return buffer
 
-    def _returned(self, memory: Array, ended: weakref.ref[Any]) -> None:
+    def _returned(self, place: int, memory: Array, ended: weakref.ref[Any]) -> None:
         with self.lock:
-            size, _ = self._out.pop(memory.ctypes.data)
-            self._bytes_out -= size
-            self._bytes_free += size
-            self._free[memory.ctypes.data] = memory
-            self._by_size.setdefault(size, []).append(memory.ctypes.data)
+            del self._out[place]
+            self._bytes_out -= memory.nbytes
+            self._bytes_free += memory.nbytes
+            self._free[place] = memory
+            insort(self._sizes, (memory.nbytes, place))
 
     def _shrink(self) -> None:
         """Let go of the longest unused, down to the most that was out."""
         while self._free and self._bytes_out + self._bytes_free > self._most_out:
             place, memory = self._free.popitem(last=False)
-            self._by_size[memory.nbytes].remove(place)
+            self._sizes.remove((memory.nbytes, place))
             self._bytes_free -= memory.nbytes
 
 

@@ -1,8 +1,8 @@
 """Normalisation over axes of an array, forward and backward, with a leaky ReLU behind it if wanted.
 
-Statistics are those of the centred values: E[x²] - E[x]² would cancel where the mean is large. Arrays that are rows
-of channels (`rows.py`) are worked on in pieces: each is read once for the statistics and once for the result, as
-many times for the gradient. Others, and small ones, are worked on as a whole.
+E[x²] - E[x]² and the like cancel where the mean is large: then, statistics are those of centred values. Arrays that are
+rows of channels (`rows.py`) are worked on in pieces: each is read once for the statistics and once for the result,
+as many times for the gradient. Others, and small ones, are worked on as a whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["normalize", "normalize_backward"]
 
 Array = np.ndarray[Any, Any]
 Axes = tuple[int, ...]
+NEAR = 16.0  # m² / v: up to this, what cancels costs two of 24 bits
 SHIFT_ROWS = 4  # their mean is at most √(n / 4) deviations of n rows from that of all n: little is cancelled
 
 Gradients = tuple[Array | None, Array | None, Array | None]
@@ -42,12 +43,12 @@ def normalize(
     values, out = rows.of(x), rows.empty(x.dtype)
     m, v = (moment.astype(x.dtype) for moment in _moments(values, rows))
     r = 1 / np.sqrt(v + np.asarray(eps, v.dtype))
-    means, scale, shift = _tiled(rows, m, r, *vectors)
+    affine = _Affine(rows, m, r, *vectors)
 
     def task(i: int) -> None:
         piece = rows.pieces[-1 - i]  # the last that was read may still be in the cache
         y = rows.part(out, piece)
-        _normalized(rows, piece, rows.part(values, piece), means, scale, shift, y)
+        affine.apply(piece, rows.part(values, piece), y)
         if slope is not None:
             leaky_relu_into(y, slope, y)
 
@@ -94,25 +95,61 @@ def _vectors(rows: Rows, w: Array | None, b: Array | None) -> Vectors | None:
     return found[0], found[1]
 
 
-def _tiled(
-    rows: Rows, m: Array, r: Array, w: Array | None, b: Array | None
-) -> tuple[Array, Array, Array | None]:  # fmt: skip
-    """m, r·w and b, each as long as rows are together."""
-    return rows.tiled(m), rows.tiled(r if w is None else r * w), None if b is None else rows.tiled(b)
+class _Affine:
+    """(x - m)·r·w + b as (x - c)·scale, with c = m - b / scale.
 
+    Where c would be rounded more than x - m is, because m is large, or is no number, because the scale is 0, b is
+    added instead.
+    """
 
-def _normalized(
-    rows: Rows, piece: Piece, x: Array, means: Array, scale: Array, shift: Array | None, out: Array
-) -> None:  # fmt: skip
-    """out = (x - m)·r·w + b of a piece"""
-    np.subtract(x, rows.beside(means, piece), out=out)
-    np.multiply(out, rows.beside(scale, piece), out=out)
-    if shift is not None:
-        np.add(out, rows.beside(shift, piece), out=out)
+    def __init__(self, rows: Rows, m: Array, r: Array, w: Array | None, b: Array | None) -> None:
+        scale = r if w is None else r * w
+        with np.errstate(all="ignore"):
+            c = m if b is None else m - b / scale
+        folded = b is None or (_near(m, 1 / (r * r)) and bool(np.isfinite(c).all()))
+        self.rows = rows
+        self.scale, self.c = rows.tiled(scale), rows.tiled(c if folded else m)
+        self.shift = None if folded or b is None else rows.tiled(b)
+        self.rising = folded and bool((scale > 0).all())
+
+    def apply(self, piece: Piece, x: Array, out: Array) -> None:
+        """The result for a piece"""
+        np.subtract(x, self.rows.beside(self.c, piece), out=out)
+        np.multiply(out, self.rows.beside(self.scale, piece), out=out)
+        if self.shift is not None:
+            np.add(out, self.rows.beside(self.shift, piece), out=out)
+
+    def mask(self, piece: Piece, gy: Array, x: Array, slope: float, out: Array) -> None:
+        """gy·leaky'(the result) of a piece"""
+        if self.rising:
+            masked(gy, x, slope, out, self.rows.beside(self.c, piece))
+        else:
+            self.apply(piece, x, out)
+            masked(gy, out, slope, out)
 
 
 def _moments(values: Array, rows: Rows) -> tuple[Array, Array]:
-    """Mean and variance as [groups, channels], in float64, in one pass over the values.
+    """Mean and variance as [groups, channels], in float64, in one pass over the values if no mean is large."""
+    sums, squares = rows.partial(values.dtype), rows.partial(values.dtype)
+
+    def task(i: int) -> None:
+        piece = rows.pieces[i]
+        part = rows.part(values, piece)
+        np.add.reduce(part, axis=1, out=rows.beside_of(sums, piece))
+        np.einsum("grc,grc->gc", part, part, out=rows.beside_of(squares, piece))
+
+    each(task, len(rows.pieces), values.size)
+    m = rows.total(sums) / rows.rows
+    v = rows.total(squares) / rows.rows - m * m
+    return (m, v) if _near(m, v) else _shifted_moments(values, rows)
+
+
+def _near(m: Array, v: Array) -> bool:
+    return bool((m * m <= NEAR * v).all())
+
+
+def _shifted_moments(values: Array, rows: Rows) -> tuple[Array, Array]:
+    """The same, where they would cancel.
 
     The rows of a piece are shifted by c, the mean of the first few of them, which is near their own mean. With n rows,
     S = Σ(x - c) and Q = Σ(x - c)² these have the mean c + S/n, and Σ(x - m)² is the sum over all of
@@ -155,42 +192,45 @@ def _rows_backward(
 ) -> Gradients:
     values, given = rows.of(x), rows.of(gy)
     m, r = (v.transpose(rows.order).reshape(rows.groups, rows.channels) for v in (m, r))
-    means, scale, shift = _tiled(rows, m, r, *vectors)
-    edge = rows.tiled(np.zeros_like(m)) if shift is None else -shift  # x̂·w + b > 0, to the bit, where x̂·w > -b
+    affine, near = _Affine(rows, m, r, *vectors), _near(m, 1 / (r * r))
     through = given if slope is None else rows.empty(x.dtype)  # g
-    sums, moments = rows.partial(x.dtype), rows.partial(x.dtype)
+    sums, moments, means = rows.partial(x.dtype), rows.partial(x.dtype), rows.tiled(m)
 
     def add_up(i: int) -> None:
         piece = rows.pieces[i]
         part, g = rows.part(values, piece), rows.part(through, piece)
-        centred = scratch("centred", part.shape, part.dtype)
-        np.subtract(part, rows.beside(means, piece), out=centred)
         if slope is not None:
-            np.multiply(centred, rows.beside(scale, piece), out=g)
-            masked(rows.part(given, piece), g, slope, g, rows.beside(edge, piece))
+            affine.mask(piece, rows.part(given, piece), part, slope, g)
+        if not near:
+            part = np.subtract(part, rows.beside(means, piece), out=scratch("centred", part.shape, part.dtype))
         np.add.reduce(g, axis=1, out=rows.beside_of(sums, piece))
-        np.einsum("grc,grc->gc", centred, g, out=rows.beside_of(moments, piece))
+        np.einsum("grc,grc->gc", part, g, out=rows.beside_of(moments, piece))
 
     each(add_up, len(rows.pieces), values.size)
     total, moment = rows.total(sums), rows.total(moments)  # Σ g and Σ g·(x - m)
+    if near:
+        moment -= m * total
     gw = _sum_to(rows.statistic(moment * r), shapes[1]).astype(x.dtype) if needs[1] else None
     gb = _sum_to(rows.statistic(total), shapes[2]).astype(x.dtype) if needs[2] else None
     if not needs[0]:
         return None, gw, gb
-    # gx = r·w·(g - (Σ g / n + (x - m)·r²·Σ g·(x - m) / n))
-    mean = rows.tiled((total / rows.rows).astype(x.dtype))
-    lean = rows.tiled((moment * r.astype(np.float64) ** 2 / rows.rows).astype(x.dtype))
+    # gx = scale·(g - (Σ g / n + (x - m)·r²·Σ g·(x - m) / n)) = scale·g - (x·lean + rest)
+    scale = affine.scale[:, 0, : rows.channels].astype(np.float64)
+    slant = scale * moment * r.astype(np.float64) ** 2 / rows.rows
+    lean = rows.tiled(slant.astype(x.dtype))
+    rest = rows.tiled((scale * total / rows.rows - (m * slant if near else 0)).astype(x.dtype))
     out = rows.empty(x.dtype) if slope is None else through
 
     def task(i: int) -> None:
         piece = rows.pieces[-1 - i]
         part, gx = rows.part(values, piece), rows.part(out, piece)
-        centred = scratch("centred", part.shape, part.dtype)
-        np.subtract(part, rows.beside(means, piece), out=centred)
-        np.multiply(centred, rows.beside(lean, piece), out=centred)
-        np.add(centred, rows.beside(mean, piece), out=centred)
-        np.subtract(rows.part(through, piece), centred, out=gx)
-        np.multiply(gx, rows.beside(scale, piece), out=gx)
+        along = scratch("centred", part.shape, part.dtype)
+        if not near:
+            part = np.subtract(part, rows.beside(means, piece), out=along)
+        np.multiply(part, rows.beside(lean, piece), out=along)
+        np.add(along, rows.beside(rest, piece), out=along)
+        np.multiply(rows.part(through, piece), rows.beside(affine.scale, piece), out=gx)
+        np.subtract(gx, along, out=gx)
 
     each(task, len(rows.pieces), values.size)
     return rows.back(out), gw, gb

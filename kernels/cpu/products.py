@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 # vectors). A part of the second takes a quarter of a millisecond, about twice what it takes to wake a thread.
 SMALL = 1 << 13
 PART = 1 << 23
-MOST_PARTS = 8
+MOST_PARTS = 8  # of all products together, if they are fewer
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -49,7 +49,7 @@ def matmuls(factors: Sequence[tuple[Array, Array]], outs: Sequence[Array | None]
             shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) if a.ndim > 2 or b.ndim > 2 else ()
             out = np.empty((*shape, a.shape[-2], b.shape[-1]), np.result_type(a, b))
         results.append(out)
-        work += _parts(a, b, out, size)
+        work += _parts(a, b, out, min(size // PART, MOST_PARTS // len(factors)))
         largest = max(largest, size)
     with np.errstate(all="ignore"):
         if largest >= PART:
@@ -64,9 +64,8 @@ def matmuls(factors: Sequence[tuple[Array, Array]], outs: Sequence[Array | None]
     return results
 
 
-def _parts(a: Array, b: Array, out: Array, size: int) -> list[Callable[[], Any]]:
-    """The product as calls that can be made at the same time."""
-    count = min(size // PART, MOST_PARTS)
+def _parts(a: Array, b: Array, out: Array, count: int) -> list[Callable[[], Any]]:
+    """The product as at most so many calls that can be made at the same time."""
     count = 1 << count.bit_length() - 1 if count else 1  # a power of two, for as many threads
     if count == 1:
         return [partial(np.matmul, a, b, out=out)]

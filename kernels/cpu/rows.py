@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .memory import empty
+
 __all__ = ["PIECE", "WHOLE", "Rows", "in_memory_order", "piece_size", "rows_of"]
 
 Array = np.ndarray[Any, Any]
@@ -91,7 +93,7 @@ class Rows:
 
     def empty(self, dtype: np.dtype[Any]) -> Array:
         """Memory for such an array."""
-        return np.empty((self.groups, self.rows, self.channels), dtype)
+        return empty((self.groups, self.rows, self.channels), dtype)
 
     def back(self, x: Array) -> Array:
         """[groups, rows, channels] as an array of the shape, in the same memory."""
@@ -158,21 +160,15 @@ def rows_of(x: Array, axes: tuple[int, ...]) -> Rows | None:
     """
     if x.size < WHOLE or x.dtype not in (np.float32, np.float64):
         return None
-    return _rows(x.shape, x.strides, x.itemsize, axes, piece_size(x.size))
+    return _rows(x.shape, x.strides, axes, piece_size(x.size))
 
 
 @lru_cache(maxsize=256)
-def _rows(
-    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, axes: tuple[int, ...], size: int
-) -> Rows | None:
+def _rows(shape: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...], size: int) -> Rows | None:
     order = in_memory_order(strides, shape)
-    dense = all(
-        shape[axis] == 1 or strides[axis] == itemsize * prod(shape[after] for after in order[at + 1 :])
-        for at, axis in enumerate(order)
-    )
     kinds = "".join("r" if axis in axes else "k" for axis in order if shape[axis] != 1)
     parts = re.fullmatch("(k*)(r+)(k*)", kinds)
-    if not dense or parts is None:
+    if parts is None:
         return None
     sizes = [shape[axis] for axis in order if shape[axis] != 1]
     G, R, C = (prod(sizes[slice(*parts.span(part))]) for part in (1, 2, 3))
