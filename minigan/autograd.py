@@ -28,6 +28,7 @@ from minigan.grad_mode import (
     set_grad_enabled,
 )
 from minigan.graph import Node, Op, apply, wrap
+from minigan.kernels.cpu.workers import single_threaded_blas
 from minigan.observe import observers
 
 if TYPE_CHECKING:
@@ -92,18 +93,19 @@ def _sweep(
             to = root.node or root
             if useful is None or id(to) in useful:
                 send(to, seed if create_graph else seed.detach())
-        while heap:
-            node = heapq.heappop(heap)[1]
-            gy = _run_hooks(node, pending.pop(node))
-            if wanted is not None and id(node) in wanted:
-                total[id(node)] = (node, gy)
-                if not any(id(parent) in useful for parent in node.parents if parent is not None):  # type: ignore[operator]  # set with `wanted`
-                    continue
-            for parent, g in zip(*_vjp(node, gy, useful, create_graph), strict=True):
-                if parent is not None and g is not None:
-                    send(parent, g)
-            if not retain_graph:
-                node.release()
+        with single_threaded_blas():  # once, and not by each operation
+            while heap:
+                node = heapq.heappop(heap)[1]
+                gy = _run_hooks(node, pending.pop(node))
+                if wanted is not None and id(node) in wanted:
+                    total[id(node)] = (node, gy)
+                    if not any(id(parent) in useful for parent in node.parents if parent is not None):  # type: ignore[operator]  # set with `wanted`
+                        continue
+                for parent, g in zip(*_vjp(node, gy, useful, create_graph), strict=True):
+                    if parent is not None and g is not None:
+                        send(parent, g)
+                if not retain_graph:
+                    node.release()
     finally:
         mode.enabled = previous
     return total

@@ -24,6 +24,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 Axes = tuple[int, ...]
+BOOL = np.dtype(np.bool_)
 
 
 # Of one piece: arrays without gaps, of one dtype --------------------------------------------------------------
@@ -41,7 +42,7 @@ def leaky_relu_into(z: Array, slope: float, out: Array) -> None:
 
 def masked(g: Array, z: Array, slope: float, out: Array, edge: Array | float = 0.0) -> None:
     """out = g·leaky'(z - edge); out may be z, but not g."""
-    positive = scratch("positive", z.shape, np.dtype(np.bool_))
+    positive = scratch("positive", z.shape, BOOL)
     np.greater(z, edge, out=positive)
     np.copyto(out, positive)
     if slope:
@@ -95,12 +96,15 @@ def leaky_relu_backward(gy: Array, y: Array, slope: float) -> Array:
 
 def _flat(x: Array) -> tuple[Array, Axes]:
     """The values in the order of memory, and that order of the axes."""
+    if x.flags.c_contiguous:
+        return x.reshape(-1), tuple(range(x.ndim))
     order = in_memory_order(x.strides, x.shape)
     return np.ascontiguousarray(x.transpose(order)).reshape(-1), order
 
 
 def _shaped(flat: Array, shape: tuple[int, ...], order: Axes) -> Array:
-    return flat.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    inverse = tuple(map(order.index, range(len(order))))
+    return flat.reshape([shape[axis] for axis in order]).transpose(inverse)
 
 
 def _in_pieces(task: Any, size: int) -> None:

@@ -20,9 +20,9 @@ __all__ = ["einsum", "matmul", "matmuls"]
 Array = np.ndarray[Any, Any]
 
 # In multiply-adds: below the first, BLAS stays on one thread by itself (it does so later for matrices than for
-# vectors). A part of the second takes a quarter of a millisecond, about twice what it takes to wake a thread.
+# vectors). A part of the second takes a tenth of a millisecond, about twice what it takes to call a thread.
 SMALL = 1 << 13
-PART = 1 << 23
+PART = 1 << 22
 MOST_PARTS = 8  # of all products together, if they are fewer
 
 

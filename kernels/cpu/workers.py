@@ -203,7 +203,7 @@ def _forget_pool() -> None:
     _pool.clear()
     if _blas_users:
         _blas_users = 0
-        _set_blas(_blas_before)
+        _set_blas(True)
     _pool_in_use, _blas_in_use = threading.Lock(), threading.Lock()
     _here.__dict__.clear()
 
@@ -220,10 +220,19 @@ _blas_before: list[int] = []
 
 
 @cache
-def _blas() -> list[Any]:
+def _blas() -> list[tuple[Callable[[], int], Callable[[int], None]]]:
+    """How to get and to set the number of threads of each BLAS library that is loaded."""
     from threadpoolctl import ThreadpoolController  # not at the top: it looks through all loaded libraries
 
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [(library.get_num_threads, partial(_set_threads, library)) for library in found]
+
+
+def _set_threads(library: Any, number: int) -> None:
+    # Since threadpoolctl 3.8 a library listens to one thread only. Here all take turns, under a lock.
+    if hasattr(library, "clear_controlling_thread"):
+        library.clear_controlling_thread(force=True)
+    library.set_num_threads(number)
 
 
 class single_threaded_blas:
@@ -234,22 +243,19 @@ class single_threaded_blas:
         with _blas_in_use:
             _blas_users += 1
             if _blas_users == 1:
-                _blas_before = [library.get_num_threads() for library in _blas()]
-                _set_blas([1] * len(_blas_before))
+                _blas_before = [get() for get, _ in _blas()]
+                _set_blas(False)
 
     def __exit__(self, *error: object) -> None:
         global _blas_users
         with _blas_in_use:
             _blas_users -= 1
             if _blas_users == 0:
-                _set_blas(_blas_before)
+                _set_blas(True)
 
 
-def _set_blas(numbers: list[int]) -> None:
-    """Between 1 and what it was before: where that is 1, there is nothing to do."""
-    for library, number, before in zip(_blas(), numbers, _blas_before, strict=True):
+def _set_blas(as_before: bool) -> None:
+    """To 1 or to what it was before: where that is 1, there is nothing to do."""
+    for (_, set_threads), before in zip(_blas(), _blas_before, strict=True):
         if before != 1:
-            # Since threadpoolctl 3.8 a library listens to one thread only. Here all take turns, under a lock.
-            if hasattr(library, "clear_controlling_thread"):
-                library.clear_controlling_thread(force=True)
-            library.set_num_threads(number)
+            set_threads(before if as_before else 1)

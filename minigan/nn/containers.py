@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
+from minigan.kernels.cpu.workers import single_threaded_blas
 from minigan.nn.fusion import fused
 from minigan.nn.module import Module
 from minigan.nn.parameter import Parameter
@@ -123,8 +124,9 @@ class Sequential(_List):
 
     def forward(self, input: Any) -> Any:
         """The last module's output."""
-        for module, slope in fused(self._modules.values()):
-            input = module(input) if slope is None else module(input, _slope=slope)
+        with single_threaded_blas():  # once, and not by each module
+            for module, slope in fused(self._modules.values()):
+                input = module(input) if slope is None else module(input, _slope=slope)
         return input
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import minigan as mg
+from minigan.graph import wrap
+from minigan.inplace import assign
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.norm import normalize, standardize
 from minigan.tensor import Tensor
@@ -43,7 +45,7 @@ def batch_norm(
             f"{tuple(input.shape)}; use a larger batch, or eval()"
         )
     y, mean, var = normalize(input, _column(weight, input), _column(bias, input), axes, eps, _slope)
-    _update(running_mean, running_var, mean.flatten(), var.flatten(), count, momentum)
+    _update(running_mean, running_var, mean, var, count, momentum)
     return y
 
 
@@ -154,7 +156,10 @@ def _update(
 ) -> None:  # fmt: skip
     """running ← (1 - momentum)·running + momentum·new, where the new variance is the unbiased one."""
     with mg.no_grad():
-        if running_mean is not None:
-            running_mean.mul_(1 - momentum).add_(mean * momentum)
-        if running_var is not None:
-            running_var.mul_(1 - momentum).add_(var * (momentum * count / (count - 1)))
+        for running, new, share in (
+            (running_mean, mean, momentum),
+            (running_var, var, momentum * count / (count - 1)),
+        ):
+            if running is not None:  # on arrays: for so few values, a tensor operation costs more than the sums
+                values = running.array * (1 - momentum) + new.array.reshape(-1) * share
+                assign(running, wrap(values, running.B, None), "batch_norm")
