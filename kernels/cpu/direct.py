@@ -288,7 +288,7 @@ def _seen(X: list[Array], k: int, down: Axis) -> Array:
 
 def _taps_first(w: Array, axes: tuple[int, ...]) -> Array:
     """w (O, C, *kernel) with its axes in another order, the kernel's two before C."""
-    out = np.empty([w.shape[axis] for axis in axes], w.dtype)
+    out = empty(tuple(w.shape[axis] for axis in axes), w.dtype)
     turned, along = w.transpose(axes), axes.index(0)
     pieces = [(*[slice(None)] * along, some) for some in _filters(w)]
 
@@ -302,7 +302,7 @@ def _taps_first(w: Array, axes: tuple[int, ...]) -> Array:
 def _taps_last(w: Array) -> Array:
     """(kernel rows, O, kernel columns, C) as (O, C, *kernel)."""
     rows, filters, columns, channels = w.shape
-    out = np.empty((filters, channels, rows, columns), w.dtype)
+    out = empty((filters, channels, rows, columns), w.dtype)
     pieces = _filters(out)
 
     def put(i: int) -> None:

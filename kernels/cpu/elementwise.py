@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import rows as layout
-from .memory import scratch
+from .memory import empty, scratch
 from .rows import in_memory_order, rows_of
 from .workers import each
 
@@ -74,7 +74,7 @@ def leaky_relu(x: Array, slope: float) -> Array:
     if not 0 <= slope <= 1 or x.dtype.kind != "f":
         return np.where(x > 0, x, x * slope)
     flat, order = _flat(x)
-    y = np.empty_like(flat)
+    y = empty(flat.shape, flat.dtype)
     _in_pieces(lambda at: leaky_relu_into(flat[at], slope, y[at]), flat.size)
     return _shaped(y, x.shape, order)
 
@@ -89,7 +89,7 @@ def leaky_relu_backward(gy: Array, y: Array, slope: float) -> Array:
         return np.where(y > 0, gy, gy * slope)
     flat, order = _flat(y)
     given = np.ascontiguousarray(gy.transpose(order)).reshape(-1)
-    gx = np.empty_like(given)
+    gx = empty(given.shape, given.dtype)
     _in_pieces(lambda at: masked(given[at], flat[at], slope, gx[at]), flat.size)
     return _shaped(gx, y.shape, order)
 

@@ -2,8 +2,8 @@
 
 `scratch` is for what a piece of work needs while it runs. `empty` is for arrays that leave the kernel: like np.empty,
 but the memory of large ones comes from a pool, to which it returns when the array and all its views are gone. What is
-in the pool and what is out are together never more than the most that was out at one time, so a pool costs
-nothing at the peak.
+in the pool and what is out are together at most an eighth more than the most that was out at one time: without that
+eighth, pieces of a size that the peak does not need would be given back and asked for again in every step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ Array = np.ndarray[Any, Any]
 
 KEPT_BYTES = 32 << 20  # a larger piece of scratch is given back
 LOOSE = 1.5  # a free piece serves for this much less
+SPARE = 1.125  # times the most that was out
 LARGE_BYTES = 1 << 20  # smaller arrays come from malloc, which has such memory ready
+
+# What NumPy allocates itself, malloc of glibc gives back to the system, page by page, whenever twice as much lies free
+# as the largest piece that was ever freed, up to this: let that be freed, untouched, now.
+np.empty((32 << 20) - (1 << 16), np.uint8)
 
 _kept = local()
 
@@ -95,8 +100,8 @@ class _Pool:
             insort(self._sizes, (memory.nbytes, place))
 
     def _shrink(self) -> None:
-        """Let go of the longest unused, down to the most that was out."""
-        while self._free and self._bytes_out + self._bytes_free > self._most_out:
+        """Let go of the longest unused, down to what may be kept."""
+        while self._free and self._bytes_out + self._bytes_free > self._most_out * SPARE:
             place, memory = self._free.popitem(last=False)
             self._sizes.remove((memory.nbytes, place))
             self._bytes_free -= memory.nbytes

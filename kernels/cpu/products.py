@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .memory import empty
 from .workers import parallel, single_threaded_blas
 
 __all__ = ["einsum", "matmul", "matmuls"]
@@ -47,7 +48,7 @@ def matmuls(factors: Sequence[tuple[Array, Array]], outs: Sequence[Array | None]
         size = a.shape[-2] * a.shape[-1] * b.shape[-1]
         if out is None:
             shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) if a.ndim > 2 or b.ndim > 2 else ()
-            out = np.empty((*shape, a.shape[-2], b.shape[-1]), np.result_type(a, b))
+            out = empty((*shape, a.shape[-2], b.shape[-1]), np.result_type(a, b))
         results.append(out)
         work += _parts(a, b, out, min(size // PART, MOST_PARTS // len(factors)))
         largest = max(largest, size)

@@ -176,7 +176,7 @@ def conv_weight_grad(V: Array, M: Array, plan: Plan) -> Array:
     """w (O, C, *kernel) of both transformed sides."""
     U = empty((plan.nodes, plan.filters, plan.depth), V.dtype)
     _at_each_node(lambda p, part: np.matmul(M[p].T, V[p, :, part], out=U[p, :, part]), plan, plan.depth)
-    w = np.empty((plan.filters, plan.channels, *plan.g.kernel), V.dtype)
+    w = empty((plan.filters, plan.channels, *plan.g.kernel), V.dtype)
     parts, taps = _filter_parts(plan, V.itemsize), plan.matrix("G", V.dtype).T
 
     def some(i: int) -> None:
