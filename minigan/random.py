@@ -80,7 +80,7 @@ class Generator:
     def uniform(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Uniforms in [0, 1): the top 24 bits of each 32-bit word (the top 53 of each 64 in float64)."""
         wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-        if wide == np.float32 and math.prod(shape) >= 2 * _PIECE:
+        if wide == np.float32 and min(shape, default=0) > 0 and math.prod(shape) >= 2 * _PIECE:
             values = self._many_uniforms(math.prod(shape)).reshape(shape)
         else:
             values = self._numbers.random(tuple(shape), dtype=wide)
@@ -90,20 +90,22 @@ class Generator:
 
     def _many_uniforms(self, size: int) -> np.ndarray:
         """The same float32 numbers and state after them, made on all threads: a counter starts anywhere."""
-        state, values = self._bits.state, np.empty(size, np.float32)
-        head = state["has_uint32"] + 2 * (4 - state["buffer_pos"])  # what is left of the last four words
-        self._numbers.random(dtype=np.float32, out=values[:head])
-        pieces = (size - head) // _PIECE
-        tail = head + pieces * _PIECE
+        values = np.empty(size, np.float32)
+        with self._bits.lock:  # as NumPy does for one call
+            state = self._bits.state
+            head = state["has_uint32"] + 2 * (4 - state["buffer_pos"])  # what is left of the last four words
+            self._numbers.random(dtype=np.float32, out=values[:head])
+            pieces = (size - head) // _PIECE
+            tail = head + pieces * _PIECE
 
-        def draw(i: int) -> None:
-            bits = np.random.Philox(key=state["state"]["key"], counter=state["state"]["counter"])
-            numbers = np.random.Generator(bits.advance(i * _PIECE // 8))
-            numbers.random(dtype=np.float32, out=values[head + i * _PIECE :][:_PIECE])
+            def draw(i: int) -> None:
+                bits = np.random.Philox(key=state["state"]["key"], counter=state["state"]["counter"])
+                numbers = np.random.Generator(bits.advance(i * _PIECE // 8))
+                numbers.random(dtype=np.float32, out=values[head + i * _PIECE :][:_PIECE])
 
-        parallel(draw, pieces)
-        self._bits.advance(pieces * _PIECE // 8)
-        self._numbers.random(dtype=np.float32, out=values[tail:])
+            parallel(draw, pieces)
+            self._bits.advance(pieces * _PIECE // 8)
+            self._numbers.random(dtype=np.float32, out=values[tail:])
         return values
 
     def normal(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:

@@ -216,6 +216,26 @@ def test_pieces_depend_on_sizes_alone():
     assert rows.rows_of(x.copy(order="C"), (0, 2, 3)) is None
 
 
+def test_values_whose_squares_overflow():
+    x = (images(0, (64, 8, 5, 5)) * 1e18 + 1e20).astype(np.float32)
+    with small_pieces():
+        y, m, v, _ = norm.normalize(x, None, None, (0, 2, 3), 1e-5)
+    x = x.astype(np.float64)
+    close(v, x.var((0, 2, 3), keepdims=True))
+    right = (x - m) / np.sqrt(x.var((0, 2, 3), keepdims=True))
+    np.testing.assert_allclose(y, right, atol=1e-5)
+
+
+def test_an_empty_batch_leaves_the_running_statistics_alone():
+    for layer in (mg.nn.BatchNorm2d(3), mg.nn.InstanceNorm2d(3, affine=True, track_running_stats=True)):
+        x = mg.zeros(0, 3, 4, 4, requires_grad=True)
+        layer(x).sum().backward()
+        assert x.grad.shape == x.shape
+        assert host(layer.weight.grad).tolist() == host(layer.bias.grad).tolist() == [0, 0, 0]
+        assert host(layer.running_mean).tolist() == [0, 0, 0]
+        assert host(layer.running_var).tolist() == [1, 1, 1]
+
+
 def test_a_view_with_gaps_has_the_bits_of_its_copy():
     """Such as images cropped by slicing: pieces are made of a copy."""
     x, gy = (images(i, (20, 8, 9, 9)).astype(np.float32) for i in (0, 1))

@@ -1,5 +1,7 @@
 """Many numbers, drawn on all threads, are the stream's own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,23 @@ def test_shapes_and_other_types_are_as_for_few():
     half = stream.uniform((2 * random._PIECE,), np.float16)
     assert half.dtype == np.float16
     assert half.max() < 1
+
+
+def test_two_threads_never_draw_the_same():
+    stream, count = mg.Generator().manual_seed(0), 2 * random._PIECE + 4
+    with ThreadPoolExecutor(2) as pool:
+        drawn = list(pool.map(lambda _: stream.uniform((count,)), range(8)))
+    plain = np.random.Generator(mg.Generator().manual_seed(0)._bits).random(8 * count, dtype=np.float32)
+    expected = sorted(part[100] for part in plain.reshape(8, count))
+    np.testing.assert_array_equal(sorted(part[100] for part in drawn), expected)
+
+
+def test_a_negative_size_leaves_the_stream_alone():
+    stream = mg.Generator().manual_seed(0)
+    before = stream.get_state()
+    with pytest.raises(ValueError, match="negative"):
+        stream.uniform((-512, -1024))
+    np.testing.assert_array_equal(stream.get_state(), before)
 
 
 def test_dropout_draws_them():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -69,6 +70,95 @@ def test_an_interrupt(working: bool) -> None:
             print(sorted(done))
     """)
     assert printed.splitlines() == ["interrupted [True]", *["[0, 1]"] * 3]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer, which Windows lacks")
+def test_any_exception_of_a_signals_handler() -> None:
+    """Whatever it raises, the worker ends first: no later call returns before its own pieces are done."""
+    printed = run("""
+        set_num_threads(2)
+        caller, both_here, ended = threading.current_thread(), threading.Barrier(2), []
+
+        def slow(_):
+            both_here.wait()
+            if threading.current_thread() is not caller:
+                time.sleep(0.4)
+                ended.append(True)
+
+        def stop(*_):
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            parallel(slow, 2)
+        except TimeoutError:
+            print("stopped", ended)
+        for _ in range(3):
+            done = []
+
+            def work(i):
+                time.sleep(0.1)
+                done.append(i)
+
+            parallel(work, 4)
+            print(sorted(done))
+    """)
+    assert printed.splitlines() == ["stopped [True]", *["[0, 1, 2, 3]"] * 3]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer, which Windows lacks")
+def test_interrupts_at_any_place() -> None:
+    """Also in the middle of handing over a share: nothing waits for good, and the pieces of a later call are done."""
+    printed = run("""
+        import random
+        import numpy as np
+        set_num_threads(2)
+        values, done = np.ones(50_000, np.float32), []
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        def task(i):
+            np.add(values, 1)
+
+        parallel(task, 4)
+        signal.signal(signal.SIGALRM, stop)
+        for _ in range(1500):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 1e-3))
+                while True:
+                    parallel(task, 4)
+            except KeyboardInterrupt:
+                pass
+        for _ in range(20):
+            done = []
+            parallel(done.append, 4)
+            assert sorted(done) == [0, 1, 2, 3]
+        print("whole")
+    """)
+    assert printed.split() == ["whole"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_within_keeps_count() -> None:
+    """Of who needs BLAS on one thread: it is, in the child's own regions."""
+    printed = run("""
+        from threadpoolctl import ThreadpoolController
+        blas = ThreadpoolController().select(user_api="blas").lib_controllers
+        import numpy
+        blas = ThreadpoolController().select(user_api="blas").lib_controllers
+        with single_threaded_blas():
+            child = os.fork()
+        with single_threaded_blas():
+            if not child:
+                print(*{library.get_num_threads() for library in blas}, flush=True)
+        if child:
+            os.waitpid(child, 0)
+        else:
+            os._exit(0)
+    """)
+    assert printed.split() == ["1"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -41,7 +41,7 @@ WIDEST = 4
 # The least width of a product's inner side: with fewer channels, a row of a kernel is too little for one.
 DEEP = 64
 
-# V and M of one image, in float32, are made in one piece.
+# V and M, or columns and products, of one image, in float32, are made in one piece.
 IMAGE_BYTES = 64 << 20
 
 _asked: ContextVar[str | None] = ContextVar("conv_algorithm", default=None)
@@ -84,7 +84,8 @@ def _choose(asked: str, g: ConvGeometry, batch: int, channels: int, filters: int
         plans[batch * prod(g.output) * g.taps * channels * (filters + COPIED)] = None
         if min(channels, filters) * min(g.kernel) >= DEEP:
             plan = direct.plan_for(g, batch, channels, filters)
-            plans[_direct_cost(plan)] = plan
+            if plan.image_bytes(*plan.axes, channels, filters, 4) <= IMAGE_BYTES:
+                plans[_direct_cost(plan)] = plan
     return plans[min(plans)]
 
 

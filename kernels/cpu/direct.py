@@ -32,7 +32,7 @@ __all__ = ["Plan", "conv", "conv_transpose", "conv_weight_grad", "plan_for"]
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_BYTES = 32 << 20  # of the columns X of some images
+BLOCK_BYTES = 32 << 20  # of the columns X of some images, and of their products
 ROWS = 256  # of a product, at least: with fewer, bands cost more than padding
 FILTER_BYTES = 1 << 18  # of a piece of the filters, whose values are put in another order
 PASS = 1 << 17  # values, at least, of a piece of a pass over the result
@@ -149,10 +149,15 @@ class Plan:
         """Of a sum: as the taps have it, if products are large enough."""
         return across.bands if self.batch * down.output >= ROWS else across.whole
 
-    def blocks(self, down: Axis, bands: tuple[Band, ...], channels: int, itemsize: int) -> list[slice]:
+    def image_bytes(self, down: Axis, across: Axis, channels: int, filters: int, itemsize: int) -> int:
+        """Of the columns of an image, or of its products before they are added up, whichever are more."""
+        columns = down.input * sum(band.width * band.reach for band in self.bands(down, across)) * channels
+        return max(columns, down.taps * down.output * across.output * filters) * itemsize
+
+    def blocks(self, down: Axis, across: Axis, channels: int, filters: int, itemsize: int) -> list[slice]:
         """Images, some at a time."""
-        an_image = down.input * sum(band.width * band.reach for band in bands) * channels * itemsize
-        return _split(self.batch, ceil(self.batch * an_image / BLOCK_BYTES))
+        size = self.batch * self.image_bytes(down, across, channels, filters, itemsize)
+        return _split(self.batch, ceil(size / BLOCK_BYTES))
 
 
 @lru_cache(maxsize=256)
@@ -196,7 +201,7 @@ def conv_weight_grad(x: Array, y: Array, plan: Plan) -> Array:
     bands = plan.bands(down, across)
     total = np.zeros((down.taps, plan.filters, across.taps, plan.channels), x.dtype)
     parts = [(k, band) for k in down.used for band in bands]
-    for images in plan.blocks(down, bands, plan.channels, x.itemsize):
+    for images in plan.blocks(down, across, plan.channels, plan.filters, x.itemsize):
         X, Y = _columns(x[images], down, across, bands), _rows_first(y[images], bands)
         given = [Y[band][down.outputs(k)].reshape(-1, plan.filters).T for k, band in parts]
         sums = matmuls([(g, _seen(X[band], k, down)) for g, (k, band) in zip(given, parts, strict=True)])
@@ -216,14 +221,14 @@ def _add_bands(sums: list[Array], total: Array, down: Axis, bands: tuple[Band, .
 
 
 def _correlate(x: Array, taps: Array, y: Array, down: Axis, across: Axis, plan: Plan) -> None:
-    """y[n, i, j] = sum over k, l of  x[n, i*s + k + first, j*t + l + first] · taps[k, l], zero outside."""
+    """y[n, i, j] = sum over k, l of  x[n, i*s + k + first down, j*t + l + first across] · taps[k, l], zero outside."""
     bands = plan.bands(down, across)
     if sum(band.width * band.reach for band in bands) == 0 or not down.used:
         y[...] = 0
         return
     if sum(band.width for band in bands) < across.output:
         y[...] = 0
-    for images in plan.blocks(down, bands, x.shape[-1], x.itemsize):
+    for images in plan.blocks(down, across, x.shape[-1], y.shape[-1], x.itemsize):
         X, some = _columns(x[images], down, across, bands), images.stop - images.start
         sums = {band: empty((down.taps, down.output, some, band.width, y.shape[-1]), y.dtype) for band in bands}
         parts = [(k, band) for band in bands for k in down.used]
@@ -233,8 +238,8 @@ def _correlate(x: Array, taps: Array, y: Array, down: Axis, across: Axis, plan: 
 
 
 def _add_up(sums: dict[Band, Array], y: Array, down: Axis) -> None:
-    """y[n, i, j] = sum over k of  sums[k, i, n, j]"""
-    order = sorted(down.used, key=lambda k: down.outputs(k).start - down.outputs(k).stop)  # the most i first
+    """y[n, i, j] = sum over k of  sums[k, i, n, j]; the k with the most i is copied, the others are added."""
+    order = sorted(down.used, key=lambda k: down.outputs(k).start - down.outputs(k).stop)
     pieces = [(band, images) for band, parts in sums.items() for images in _split(len(y), parts[0].size // PASS)]
 
     def add(i: int) -> None:
@@ -251,7 +256,10 @@ def _add_up(sums: dict[Band, Array], y: Array, down: Axis) -> None:
 
 
 def _columns(x: Array, down: Axis, across: Axis, bands: tuple[Band, ...]) -> dict[Band, list[Array]]:
-    """X of some images, for each band: [remainder of rows by s][row, n, j, (l, c)]"""
+    """X of some images, for each band: [a][row, n, j, (l, c)], of the rows with the remainder of a + first by s.
+
+    Tap k reads those of a = k % s, from row (i*s + k + first) // s on.
+    """
     rows_first, channels = x.transpose(1, 0, 2, 3), x.shape[-1]
     X: dict[Band, list[Array]] = {band: [] for band in bands}
     copies: list[tuple[Array, Array]] = []

@@ -12,10 +12,10 @@ import ctypes
 import os
 import weakref
 from bisect import bisect_left, insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from functools import partial
 from math import prod
-from threading import RLock, local
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,9 @@ __all__ = ["empty", "scratch"]
 Array = np.ndarray[Any, Any]
 
 KEPT_BYTES = 32 << 20  # a larger piece of scratch is given back
-LOOSE = 1.5  # a free piece serves for this much less
+LOOSE = 1.5  # a free piece serves if it is at most this many times as large as what is asked for
 SPARE = 1.125  # times the most that was out
 LARGE_BYTES = 1 << 20  # smaller arrays come from malloc, which has such memory ready
-
-# What NumPy allocates itself, malloc of glibc gives back to the system, page by page, whenever twice as much lies free
-# as the largest piece that was ever freed, up to this: let that be freed, untouched, now.
-np.empty((32 << 20) - (1 << 16), np.uint8)
 
 _kept = local()
 
@@ -67,15 +63,17 @@ class _Pool:
     """Pieces of memory by size. A piece is out as long as the ctypes array that stands for it lives."""
 
     def __init__(self) -> None:
-        self.lock = RLock()  # an array may end anywhere: on another thread, or within `lend`
+        self.lock = Lock()
         self._free: OrderedDict[int, Array] = OrderedDict()  # by address, the longest unused first
         self._sizes: list[tuple[int, int]] = []  # of the free pieces, with their addresses, in order
         self._out: dict[int, weakref.ref[Any]] = {}  # by address: what tells of an end
+        self._ended: deque[tuple[int, Array]] = deque()  # what came back since the last call
         self._bytes_free = self._bytes_out = self._most_out = 0
 
     def lend(self, size: int) -> Any:
         """A buffer of that size, which returns when nothing refers to it any more."""
         with self.lock:
+            self._take_back()
             at = bisect_left(self._sizes, (size, 0))
             if at < len(self._sizes) and self._sizes[at][0] <= size * LOOSE:
                 place = self._sizes.pop(at)[1]
@@ -88,11 +86,16 @@ class _Pool:
             self._most_out = max(self._most_out, self._bytes_out)
             self._shrink()
             buffer = (ctypes.c_char * size).from_buffer(memory)  # type: ignore[arg-type]  # an array is a buffer
-            self._out[place] = weakref.ref(buffer, partial(self._returned, place, memory))
+            self._out[place] = weakref.ref(buffer, partial(self._note_end, place, memory))
             return buffer
 
-    def _returned(self, place: int, memory: Array, ended: weakref.ref[Any]) -> None:
-        with self.lock:
+    def _note_end(self, place: int, memory: Array, ended: weakref.ref[Any]) -> None:
+        # It may come at any time, on another thread or within `lend`.
+        self._ended.append((place, memory))
+
+    def _take_back(self) -> None:
+        while self._ended:
+            place, memory = self._ended.popleft()
             del self._out[place]
             self._bytes_out -= memory.nbytes
             self._bytes_free += memory.nbytes
@@ -112,8 +115,20 @@ _pool = _Pool()
 
 def _renew_lock() -> None:
     """A forked child may have been given a lock that another thread of its parent held."""
-    _pool.lock = RLock()
+    _pool.lock = Lock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _raise_malloc_threshold() -> None:
+    """Have malloc keep what NumPy's own arrays give back.
+
+    That of glibc returns free memory to the system, page by page, when there is more than twice the size of the
+    largest piece that it ever had from there and freed, up to 32 MB. So one of that size is freed, untouched.
+    """
+    np.empty((32 << 20) - (1 << 16), np.uint8)
+
+
+_raise_malloc_threshold()

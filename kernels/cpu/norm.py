@@ -20,7 +20,7 @@ __all__ = ["normalize", "normalize_backward"]
 
 Array = np.ndarray[Any, Any]
 Axes = tuple[int, ...]
-NEAR = 16.0  # m² / v: up to this, what cancels costs two of 24 bits
+NEAR = 4.0  # |m| in deviations: up to this, what cancels in E[x²] - E[x]² costs four of 24 bits
 SHIFT_ROWS = 4  # their mean is at most √(n / 4) deviations of n rows from that of all n: little is cancelled
 
 Gradients = tuple[Array | None, Array | None, Array | None]
@@ -106,7 +106,7 @@ class _Affine:
         scale = r if w is None else r * w
         with np.errstate(all="ignore"):
             c = m if b is None else m - b / scale
-        folded = b is None or (_near(m, 1 / (r * r)) and bool(np.isfinite(c).all()))
+        folded = b is None or (_near(m, r) and bool(np.isfinite(c).all()))
         self.rows = rows
         self.scale, self.c = rows.tiled(scale), rows.tiled(c if folded else m)
         self.shift = None if folded or b is None else rows.tiled(b)
@@ -138,14 +138,18 @@ def _moments(values: Array, rows: Rows) -> tuple[Array, Array]:
         np.add.reduce(part, axis=1, out=rows.beside_of(sums, piece))
         np.einsum("grc,grc->gc", part, part, out=rows.beside_of(squares, piece))
 
-    each(task, len(rows.pieces), values.size)
-    m = rows.total(sums) / rows.rows
-    v = rows.total(squares) / rows.rows - m * m
-    return (m, v) if _near(m, v) else _shifted_moments(values, rows)
+    with np.errstate(all="ignore"):  # squares may overflow where centred ones would not
+        each(task, len(rows.pieces), values.size)
+        m = rows.total(sums) / rows.rows
+        v = np.maximum(rows.total(squares) / rows.rows - m * m, 0)
+        near = bool(np.isfinite(v).all()) and _near(m, 1 / np.sqrt(v))
+    return (m, v) if near else _shifted_moments(values, rows)
 
 
-def _near(m: Array, v: Array) -> bool:
-    return bool((m * m <= NEAR * v).all())
+def _near(m: Array, r: Array) -> bool:
+    """Whether all means are near 0, in deviations of 1 / r."""
+    with np.errstate(all="ignore"):
+        return bool((np.abs(m) * r.astype(np.float64) <= NEAR).all())
 
 
 def _shifted_moments(values: Array, rows: Rows) -> tuple[Array, Array]:
@@ -192,7 +196,7 @@ def _rows_backward(
 ) -> Gradients:
     values, given = rows.of(x), rows.of(gy)
     m, r = (v.transpose(rows.order).reshape(rows.groups, rows.channels) for v in (m, r))
-    affine, near = _Affine(rows, m, r, *vectors), _near(m, 1 / (r * r))
+    affine, near = _Affine(rows, m, r, *vectors), _near(m, r)
     through = given if slope is None else rows.empty(x.dtype)  # g
     sums, moments, means = rows.partial(x.dtype), rows.partial(x.dtype), rows.tiled(m)
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ __all__ = ["each", "get_num_threads", "parallel", "set_num_threads", "single_thr
 UFUNC_BUFFER = 64
 # A pass over fewer values takes longer on two threads than on one: waking a thread costs about 100 µs.
 ALONE = 1 << 20
-LOOKS = 3 << 20  # 2 ms of looking for work, or for the end of it, before a thread sleeps
+# Looks at one byte, of 0.7 ns each, before a thread sleeps: 2 ms.
+LOOKS = 3 << 20
 
 _threads: int | None = None  # None until it is asked for
 _pool: list[_Worker] = []
@@ -45,9 +47,19 @@ def get_num_threads() -> int:
     global _threads
     if _threads is None:
         asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-        _threads = int(asked) if asked.isdigit() and int(asked) else len(allowed(0))
+        _threads = int(asked) if asked.isdigit() and int(asked) else _cores()
     return _threads
+
+
+@cache
+def _cores() -> int:
+    """How many this process may use: a container may be allowed a share of their time only."""
+    allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(len(allowed(0)), int(quota) // int(period)))
+    except (OSError, ValueError):  # no such limit
+        return len(allowed(0))
 
 
 def set_num_threads(threads: int) -> None:
@@ -111,7 +123,7 @@ def _share_out(task: Callable[[int], Any], pieces: int, workers: list[_Worker]) 
         try:
             started[-1].wait(errors)
             started.pop()
-        except KeyboardInterrupt as interrupt:
+        except BaseException as interrupt:  # a signal's handler may raise anything, at any call
             errors.insert(0, interrupt)
             remaining.stop = 0
     if errors:
@@ -136,9 +148,10 @@ class _Numbers:
 
 def _share(task: Callable[[int], Any], numbers: Iterator[int]) -> None:
     """This thread's share, in a copy of the caller's context: np.errstate holds in it, the buffer size ends with it."""
-    busy, _here.busy = getattr(_here, "busy", False), True
-    np.setbufsize(UFUNC_BUFFER)
+    busy = getattr(_here, "busy", False)
     try:
+        _here.busy = True
+        np.setbufsize(UFUNC_BUFFER)
         for number in numbers:
             task(number)
     finally:
@@ -148,53 +161,69 @@ def _share(task: Callable[[int], Any], numbers: Iterator[int]) -> None:
 class _Worker:
     """A thread that waits for shares.
 
-    Locks hand them over. But to wake a thread that sleeps takes 50 µs and more, so each side looks for the other
-    before it sleeps, as OpenMP's threads do: in a reduction of one byte, repeated LOOKS times by a stride of 0, which
-    ends at the first True and needs no interpreter's lock meanwhile. The worker reduces two rows at once: the first is
-    True and only tells, in `_looking`, that it has come so far; the second is `_called`.
+    Two locks hand a share over and back. To wake a thread that sleeps on a lock takes 50 µs and more, so before that
+    each side looks for the other for a while, as OpenMP's threads do: by np.logical_or.reduce of one byte, repeated
+    LOOKS times by a stride of 0, which ends at the first True and needs no interpreter's lock meanwhile. The bytes are
+    hints: were they wrong, only time would be lost. The worker reduces two rows: row 0 is always True, so `_idle` is
+    set as soon as it begins, which tells the caller that the share is done; row 1 is `_called`.
     """
 
     def __init__(self) -> None:
         self._wake, self._done = threading.Lock(), threading.Lock()
         self._wake.acquire()
         self._done.acquire()
-        self._called, self._looking = np.array([True, False]), np.array([False, False])
+        self._called, self._idle = np.array([True, False]), np.array([False, False])
         self._look_for_call = partial(
-            np.logical_or.reduce, as_strided(self._called, (2, LOOKS), (1, 0)), axis=1, out=self._looking
+            np.logical_or.reduce, as_strided(self._called, (2, LOOKS), (1, 0)), axis=1, out=self._idle
         )
-        self._look_for_end = partial(np.logical_or.reduce, np.broadcast_to(self._looking[:1], LOOKS))
+        self._look_for_end = partial(np.logical_or.reduce, np.broadcast_to(self._idle[:1], LOOKS))
         self._share: Callable[[], None] | None = None
+        self._woken = False
         self._error: BaseException | None = None
         threading.Thread(target=self._loop, name="minigan worker", daemon=True).start()
 
     def start(self, task: Callable[[int], Any], numbers: Iterator[int]) -> None:
         context = contextvars.copy_context()
+        self._woken = self._idle[0] = False
         self._share = lambda: context.run(_share, task, numbers)
-        self._looking[0] = False
         self._wake.release()
-        self._called[1] = True
+        self._called[1] = self._woken = True
 
     def wait(self, errors: list[BaseException]) -> None:
-        """Until it has done its share, if it was given one; adds what that raised."""
-        if self._share is None:
-            return
-        self._look_for_end()
-        self._done.acquire()
+        """Until it has done its share, if it was given one; adds what that raised.
+
+        An interrupt may come at any place in here and in `start`: it can be called again.
+        """
+        if self._share is not None and _may_look():
+            self._look_for_end()
+        while self._share is not None:
+            if not self._woken and self._wake.locked():
+                self._wake.release()
+            self._done.acquire()
         if self._error is not None:
             errors.append(self._error)
-        self._error = self._share = None
+        self._error = None
 
     def _loop(self) -> None:
         while True:
-            self._look_for_call()
+            if _may_look():
+                self._look_for_call()
             self._wake.acquire()
             self._called[1] = False
+            if self._share is None:  # woken twice
+                continue
             try:
-                assert self._share is not None
                 self._share()
             except BaseException as error:  # raised again by whoever asked for the share
                 self._error = error
-            self._done.release()
+            self._share = None
+            if self._done.locked():
+                self._done.release()
+
+
+def _may_look() -> bool:
+    """Not where there are more threads than cores: they would take time from those that work."""
+    return get_num_threads() <= _cores()
 
 
 def _forget_pool() -> None:
@@ -241,15 +270,15 @@ class single_threaded_blas:
     def __enter__(self) -> None:
         global _blas_users, _blas_before
         with _blas_in_use:
-            _blas_users += 1
-            if _blas_users == 1:
+            if not _blas_users:
                 _blas_before = [get() for get, _ in _blas()]
                 _set_blas(False)
+            _blas_users += 1
 
     def __exit__(self, *error: object) -> None:
         global _blas_users
         with _blas_in_use:
-            _blas_users -= 1
+            _blas_users = max(0, _blas_users - 1)  # 0 already in a child that was forked within
             if _blas_users == 0:
                 _set_blas(True)
 

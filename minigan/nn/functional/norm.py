@@ -45,7 +45,7 @@ def batch_norm(
             f"{tuple(input.shape)}; use a larger batch, or eval()"
         )
     y, mean, var = normalize(input, _column(weight, input), _column(bias, input), axes, eps, _slope)
-    _update(running_mean, running_var, mean, var, count, momentum)
+    _update("batch_norm", input, running_mean, running_var, mean, var, count, momentum)
     return y
 
 
@@ -71,7 +71,9 @@ def instance_norm(
         )
     axes = tuple(range(2, input.ndim))
     y, mean, var = normalize(input, _column(weight, input), _column(bias, input), axes, eps)
-    _update(running_mean, running_var, mean.mean((0, *axes)), var.mean((0, *axes)), count, momentum)
+    _update(
+        "instance_norm", input, running_mean, running_var, mean.mean((0, *axes)), var.mean((0, *axes)), count, momentum
+    )
     return y
 
 
@@ -151,10 +153,12 @@ def _by_running_stats(
 
 
 def _update(
-    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, count: int,
-    momentum: float,
+    name: str, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor,
+    count: int, momentum: float,
 ) -> None:  # fmt: skip
     """running ← (1 - momentum)·running + momentum·new, where the new variance is the unbiased one."""
+    if not input.numel():  # nothing was seen
+        return
     with mg.no_grad():
         for running, new, share in (
             (running_mean, mean, momentum),
@@ -162,4 +166,4 @@ def _update(
         ):
             if running is not None:  # on arrays: for so few values, a tensor operation costs more than the sums
                 values = running.array * (1 - momentum) + new.array.reshape(-1) * share
-                assign(running, wrap(values, running.B, None), "batch_norm")
+                assign(running, wrap(values, running.B, None), name)
