@@ -28,6 +28,7 @@ from minigan.grad_mode import (
     set_grad_enabled,
 )
 from minigan.graph import Node, Op, apply, wrap
+from minigan.kernels.cpu.memory import owns_memory
 from minigan.kernels.cpu.workers import single_threaded_blas
 from minigan.observe import observers
 
@@ -180,7 +181,7 @@ def _owned(gradients: Sequence[Tensor | None], seeds: Sequence[Tensor]) -> list[
             if g.requires_grad and shared:
                 with enable_grad():
                     g = g.clone()
-            elif not g.requires_grad and (shared or not array.flags.owndata or not _writeable(array)):
+            elif not g.requires_grad and (shared or not owns_memory(array) or not _writeable(array)):
                 g = wrap(g.B.xp.array(array), g.B, None)
             handed |= {id(array), id(version)}
         out.append(g)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["empty", "scratch"]
+__all__ = ["empty", "owns_memory", "scratch"]
 
 Array = np.ndarray[Any, Any]
 
@@ -57,6 +57,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """
     size = prod(shape) * dtype.itemsize
     return np.empty(shape, dtype) if size < LARGE_BYTES else np.ndarray(shape, dtype, _pool.lend(size))
+
+
+def owns_memory(array: Any) -> bool:
+    """Whether an array of any backend is the one that its memory was made for, and no view.
+
+    >>> whole = empty((1024, 512), np.dtype(np.float32))
+    >>> owns_memory(whole), owns_memory(whole[:1]), owns_memory(np.zeros(3))
+    (True, False, True)
+    """
+    return array.flags.owndata or isinstance(getattr(array, "base", None), ctypes.Array)
 
 
 class _Pool:
