@@ -150,18 +150,23 @@ class Node:
         record = self.saved_inputs[i]
         if type(record) is not tuple:
             return record
+        array, origin = self._array(i), self.parents[i]
+        return wrap(array, self.B, origin, record[1]) if origin is None or type(origin) is Node else origin
+
+    def _array(self, i: int) -> Any:
+        record = self.saved_inputs[i]
+        if type(record) is not tuple:
+            return record
         array, version, count = record
         if version.count != count:
             raise _changed(self, f"input {i}", array, version, count)
         origin = self.parents[i]
-        if origin is None or type(origin) is Node:
-            return wrap(array, self.B, origin, version)
-        if origin.array is not array:
+        if origin is not None and type(origin) is not Node and origin.array is not array:
             raise RuntimeError(
                 f"{self.op.__name__}: input {i}, of shape {tuple(array.shape)}, is needed for its gradient but was "
                 "given other values by assignment to .data; call backward before that"
             )
-        return origin
+        return array
 
     @property
     def output(self) -> Tensor:
@@ -172,7 +177,7 @@ class Node:
     @property
     def input_arrays(self) -> list:
         """The saved inputs as raw arrays, for `vjp_fast`."""
-        return [getattr(self._input(i), "array", self.saved_inputs[i]) for i in range(len(self.parents))]
+        return [self._array(i) for i in range(len(self.parents))]
 
     @property
     def output_array(self) -> Array:

@@ -272,17 +272,19 @@ def _whole_backward(
 ) -> Gradients:  # fmt: skip
     x_hat = x - m
     x_hat *= r
-    gw = _sum_to(gy * x_hat, shapes[1]) if needs[1] else None
+    along = gy * x_hat
+    gw = _sum_to(along, shapes[1]) if needs[1] else None
     gb = _sum_to(gy, shapes[2]) if needs[2] else None
-    gx = None
-    if needs[0]:
-        gx = np.array(gy) if w is None else gy * w
-        slope = (gx * x_hat).mean(axis=axes, keepdims=True)
-        gx -= gx.mean(axis=axes, keepdims=True)
-        x_hat *= slope
-        gx -= x_hat
-        gx *= r
-    return None if gx is None else gx.astype(x.dtype, copy=False), gw, gb
+    if not needs[0]:
+        return None, gw, gb
+    h, scale = gy, r if w is None else r * w
+    if w is not None and any(size != 1 and at - w.ndim + x.ndim in axes for at, size in enumerate(w.shape)):
+        h, along, scale = gy * w, along * w, r  # w differs along what is averaged
+    x_hat *= along.mean(axis=axes, keepdims=True)
+    x_hat += h.mean(axis=axes, keepdims=True)
+    gx = h - x_hat
+    gx *= scale
+    return gx.astype(x.dtype, copy=False), gw, gb
 
 
 def _sum_to(g: Array, shape: tuple[int, ...]) -> Array:
