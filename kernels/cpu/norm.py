@@ -247,6 +247,9 @@ def _whole(
     x: Array, w: Array | None, b: Array | None, axes: Axes, eps: float
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     precise = np.promote_types(x.dtype, np.float32)
+    if not x.size:  # there is nothing to take a mean of
+        none = np.zeros([1 if axis in axes else size for axis, size in enumerate(x.shape)], x.dtype)
+        return x.copy(), none, none, none.astype(precise)
     m = x.mean(axis=axes, keepdims=True, dtype=precise)
     y = x - m
     v = np.square(y).mean(axis=axes, keepdims=True)
@@ -275,8 +278,8 @@ def _whole_backward(
     along = gy * x_hat
     gw = _sum_to(along, shapes[1]) if needs[1] else None
     gb = _sum_to(gy, shapes[2]) if needs[2] else None
-    if not needs[0]:
-        return None, gw, gb
+    if not needs[0] or not x.size:
+        return x.copy() if needs[0] else None, gw, gb
     h, scale = gy, r if w is None else r * w
     if w is not None and any(size != 1 and at - w.ndim + x.ndim in axes for at, size in enumerate(w.shape)):
         h, along, scale = gy * w, along * w, r  # w differs along what is averaged

@@ -108,10 +108,6 @@ def normalize(
     """
     if math.prod(x.array.shape[d] for d in axes) == 0 and x.array.size:
         raise RuntimeError(f"normalize: nothing to average over axes {axes} of shape {tuple(x.shape)}")
-    if not x.array.size:  # there is nothing to take a mean of
-        y = x if weight is None else x * weight
-        none = x.new_zeros([1 if d in axes else size for d, size in enumerate(x.shape)])
-        return y if bias is None else y + bias, none, none
     return apply(Normalize, x, weight, bias, axes=axes, eps=eps, slope=slope)
 
 
