@@ -31,12 +31,13 @@ FEW = 8  # rows of a piece at least: sums over fewer would need much memory
 
 
 def piece_size(size: int) -> int:
-    """How many of `size` values are a piece: at most PIECE, and two of them at least.
+    """How many of `size` values are a piece: at most PIECE, so that pieces are of an even number.
 
-    >>> piece_size(1 << 20), piece_size(1 << 18)
-    (262144, 131072)
+    >>> piece_size(1 << 20), piece_size(1 << 18), piece_size(5 << 18)
+    (262144, 131072, 218454)
     """
-    return min(PIECE, -(-size // 2))
+    pairs = -(-size // (2 * PIECE))
+    return -(-size // (2 * pairs)) if size else PIECE
 
 
 def in_memory_order(strides: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

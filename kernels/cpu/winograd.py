@@ -205,9 +205,11 @@ def filters(w: Array, plan: Plan) -> Array:
 
 
 def _at_each_node(product: Any, plan: Plan, width: int) -> None:
-    """A product at each pair of nodes; where those are few, half of its columns at a time."""
-    parts = [slice(0, width)] if plan.nodes > 16 or width < 64 else [slice(0, width // 2), slice(width // 2, width)]
-    parallel(lambda i: product(i // len(parts), parts[i % len(parts)]), plan.nodes * len(parts))
+    """A product at each pair of nodes; at the last, or where nodes are few, half of its columns at a time."""
+    halves = [slice(0, width // 2), slice(width // 2, width)] if width >= 64 else [slice(0, width)]
+    whole = plan.nodes - 1 if plan.nodes > 16 else 0
+    pieces = [(p, part) for p in range(plan.nodes) for part in ([slice(0, width)] if p < whole else halves)]
+    parallel(lambda i: product(*pieces[i]), len(pieces))
 
 
 def _block_of(
@@ -350,9 +352,10 @@ def _cells_to_taps(cells: Array, w: Array, plan: Plan) -> None:
 
 
 def _split(whole: slice, most: int) -> list[slice]:
-    """Nearly equal parts of at most that size."""
+    """Nearly equal parts of at most that size; one, or an even number for an even number of threads."""
     size = whole.stop - whole.start
     count = ceil(size / most)
+    count = min(size, count + count % 2) if count > 1 else count
     return [
         slice(whole.start + size * i // count, whole.start + size * (i + 1) // count) for i in range(count)
     ]  # fmt: skip
