@@ -102,8 +102,10 @@ def each(task: Callable[[int], Any], pieces: int, values: int) -> None:
     if values >= ALONE:
         parallel(task, pieces)
     else:
-        for i in range(pieces):
-            task(i)
+        with np.errstate():  # when it ends, so does the buffer size
+            np.setbufsize(UFUNC_BUFFER)
+            for i in range(pieces):
+                task(i)
 
 
 def _share_out(task: Callable[[int], Any], pieces: int, workers: list[_Worker]) -> None:
