@@ -24,7 +24,7 @@ from bench.steps import OURS, STEPS, WAYS
 
 SECTIONS = ("steps", "layers", "batch", "memory", "profile")
 BATCHES, QUICK_BATCHES = (16, 64, 256), (2, 4)
-SECONDS = 0.1  # of one measurement at least, where calls are shorter
+SECONDS = {"layers": 0.1, "step": 0.4}  # of one measurement at least, where calls are shorter
 NOTES = {
     "steps": (
         "Whole training steps with {threads}. minigan / PyTorch: of the medians, with PyTorch's best way; below 1 "
@@ -52,7 +52,6 @@ class Bench:
         self.only: list[str] = arguments.only
         self.quick: bool = arguments.quick
         self.rounds: int = arguments.rounds
-        self.seconds = 0.0 if self.quick else SECONDS
         self.contests: dict[tuple[str, int, int], dict[str, Result]] = {}
         self.peaks: dict[int, float] = {}
 
@@ -70,7 +69,7 @@ class Bench:
         say(f"layers, {threads} threads")
         ways = [way for way in layers.LAYOUTS if way in self.ways]
         names = [f"{layer}/{part}" for layer in layers.LAYERS for part in layers.PARTS]
-        found = contest(ways, names, self.rounds, what="layers", batch=self.batch_of_layers, **self.job(threads))
+        found = contest(ways, names, self.rounds, batch=self.batch_of_layers, **self.job("layers", threads))
         return tables.layers(found, self.batch_of_layers, self.peak(threads))
 
     def batch(self, threads: int) -> str:
@@ -91,8 +90,8 @@ class Bench:
     def batch_of_layers(self) -> int:
         return 4 if self.quick else layers.BATCH
 
-    def job(self, threads: int) -> dict[str, Any]:
-        return {"threads": threads, "seconds": self.seconds}
+    def job(self, what: str, threads: int) -> dict[str, Any]:
+        return {"what": what, "threads": threads, "seconds": 0.0 if self.quick else SECONDS[what]}
 
     def all_steps(self, threads: int) -> dict[tuple[str, int], dict[str, Result]]:
         """The contests of the steps that were asked for, by name and batch."""
@@ -107,7 +106,7 @@ class Bench:
             ways = ways if self.only != ["profile"] else [OURS]
             rounds = self.rounds if {"steps", "batch"} & {*self.only} else 1
             say(f"{name}, batch {batch}, {threads} threads")
-            self.contests[key] = contest(ways, [name], rounds, what="step", step=name, batch=batch, **self.job(threads))
+            self.contests[key] = contest(ways, [name], rounds, step=name, batch=batch, **self.job("step", threads))
         return self.contests[key]
 
     def peak(self, threads: int) -> float:

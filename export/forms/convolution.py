@@ -38,7 +38,7 @@ def linear(e: Emit, call: Call) -> str:
     x, *weights = e.values(call, *roles)
     old = e.shape(call.inputs[0])
     rows: tuple[Dim, ...] = (_product(old[:-1]), old[-1])
-    y = e.node("Gemm", e.reshape(x, old, rows, call), *weights, transB=1)
+    y = activated(e, call, e.node("Gemm", e.reshape(x, old, rows, call), *weights, transB=1))
     return e.reshape(y, (rows[0], call.shape[-1]), call.shape, call)
 
 

@@ -129,7 +129,9 @@ def add_bias(x: Array, b: Array | None, slope: float | None) -> Array:
     if rows is None:
         if b is not None:
             x += b.reshape(_column(x))
-        if slope is not None:
+        if slope is not None and 0 <= slope <= 1 and x.flags.c_contiguous and x.dtype.kind == "f":
+            leaky_relu_into(x, slope, x)
+        elif slope is not None:
             x[...] = leaky_relu(x, slope)
         return x
     values, shift = rows.of(x), None if b is None else rows.tiled(b[None])

@@ -149,7 +149,7 @@ def _moments(values: Array, rows: Rows) -> tuple[Array, Array]:
 def _near(m: Array, r: Array) -> bool:
     """Whether all means are near 0, in deviations of 1 / r."""
     with np.errstate(all="ignore"):
-        return bool((np.abs(m) * r.astype(np.float64) <= NEAR).all())
+        return bool((np.abs(m * r) <= NEAR).all())
 
 
 def _shifted_moments(values: Array, rows: Rows) -> tuple[Array, Array]:

@@ -31,13 +31,15 @@ FEW = 8  # rows of a piece at least: sums over fewer would need much memory
 
 
 def piece_size(size: int) -> int:
-    """How many of `size` values are a piece: at most PIECE, so that pieces are of an even number.
+    """How many of `size` values are a piece: all of them, or at most PIECE, so that pieces are of an even number.
 
     >>> piece_size(1 << 20), piece_size(1 << 18), piece_size(5 << 18)
-    (262144, 131072, 218454)
+    (262144, 262144, 218454)
     """
+    if size <= PIECE:
+        return max(size, 1)
     pairs = -(-size // (2 * PIECE))
-    return -(-size // (2 * pairs)) if size else PIECE
+    return -(-size // (2 * pairs))
 
 
 def in_memory_order(strides: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -83,6 +85,11 @@ class Rows:
         """Where each axis of the shape is in the order of memory."""
         return tuple(map(self.order.index, range(len(self.order))))
 
+    @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """The shape of what has one value for each group and channel."""
+        return tuple(1 if axis in self.axes else size for axis, size in enumerate(self.shape))
+
     @property
     def per_group(self) -> int:
         """Pieces of a group."""
@@ -113,8 +120,10 @@ class Rows:
 
     def vector(self, v: Array) -> Array | None:
         """What broadcasts with the array as [groups, channels]; None if it differs along axes averaged over."""
-        kept = tuple(1 if axis in self.axes else size for axis, size in enumerate(self.shape))
+        kept = self.kept
         missing = (1,) * (len(kept) - v.ndim)
+        if self.groups == 1 and missing + v.shape == kept and max(kept) == self.channels:
+            return v.reshape(1, self.channels)  # one axis of channels, without a detour
         if any(size != 1 and at in self.axes for at, size in enumerate(missing + v.shape)):
             return None
         return np.broadcast_to(v, kept).transpose(self.order).reshape(self.groups, self.channels)

@@ -1,7 +1,7 @@
 """Fusion nobody sees: in a `Sequential`, a layer and the ReLU or LeakyReLU behind it are computed as one.
 
-The layer (a BatchNorm, or a convolution with or without bias) is called with the slope of the activation, and makes
-one pass over memory where two layers make several. Results and gradients are the same to the bit. Two layers are
+The layer (Linear, a BatchNorm, or a convolution with or without bias) is called with the slope of the activation, and
+makes one pass over memory where two layers make several. Results and gradients are the same to the bit. Two layers are
 only called as one where nobody could tell: they are of exactly those classes, nothing is hooked on between them, and
 no `Observer` watches modules being called. `mg.fusion(False)`, or MINIGAN_FUSION=0 in the environment, turns it off.
 """
@@ -15,11 +15,13 @@ from typing import Any
 from minigan.nn.module import Module
 from minigan.nn.modules.activation import LeakyReLU, ReLU
 from minigan.nn.modules.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from minigan.nn.modules.linear import Linear
 from minigan.nn.modules.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from minigan.observe import watches_modules
 
 _LAYERS = (
     BatchNorm1d, BatchNorm2d, BatchNorm3d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d,
+    Linear,
 )  # fmt: skip
 _FORWARD: dict[type[Module], Any] = {
     layer: layer.forward for layer in (*_LAYERS, ReLU, LeakyReLU)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from minigan.check import check_tensors
 from minigan.graph import Op, apply
 from minigan.ops.arithmetic import add
-from minigan.ops.shape import add_up, permute, reshape, sum_to, transpose
+from minigan.ops.piecewise import through_leaky_relu
+from minigan.ops.shape import permute, reshape, sum_to, transpose
 
 if TYPE_CHECKING:
+    from minigan.backend import Array
     from minigan.tensor import Tensor
 
 
@@ -32,19 +34,25 @@ class Matmul(Op):
 
 
 class Linear(Op):
-    """Y = X·Wᵀ (+ b); GX = GY·W, GW = GYᵀ·X, Gb = Σ GY"""
+    """Y = leaky(X·Wᵀ + b); without a `slope` it is not leaky, and b may be left out.
+
+    With G = GY·leaky'(Y): GX = G·W, GW = Gᵀ·X, Gb = Σ G.
+    """
 
     @staticmethod
-    def forward(ctx, B, x, w, b=None):
+    def forward(ctx, B, x, w, b=None, *, slope):
         ctx.save_inputs(ctx.needs[1], ctx.needs[0], *([False] if b is not None else []))
+        if slope is not None:
+            ctx.save_output()
         y = B.kernels.matmul(x, w.T)
-        if b is not None:
-            y += b
+        B.kernels.add_bias(_rows(y), b, slope)
         return y
 
     @staticmethod
     def vjp(ctx, gy):
         x, w = ctx.inputs[:2]
+        if ctx.slope is not None:
+            gy = through_leaky_relu(gy, ctx.output, ctx.slope)
         gx = apply(Matmul, gy, w) if ctx.needs[0] else None
         gw = None
         if ctx.needs[1]:
@@ -58,15 +66,19 @@ class Linear(Op):
     @staticmethod
     def vjp_fast(ctx, B, gy):
         x, w = ctx.input_arrays[:2]
-        rows = gy.reshape(math.prod(gy.shape[:-1]), gy.shape[-1])
-        products = [(gy, w)] if ctx.needs[0] else []
+        y = None if ctx.slope is None else _rows(ctx.output_array)
+        needs_bias = len(ctx.parents) > 2 and ctx.needs[2]
+        rows, gb = B.kernels.add_bias_backward(_rows(gy), y, ctx.slope, needs_bias)
+        products = [(rows.reshape(gy.shape), w)] if ctx.needs[0] else []
         if ctx.needs[1]:
-            products.append((rows.T, x.reshape(len(rows), x.shape[-1])))
+            products.append((rows.T, _rows(x)))
         found = iter(B.kernels.matmuls(products))
-        gx, gw = (next(found) if need else None for need in ctx.needs[:2])
-        if len(ctx.parents) == 2:
-            return gx, gw
-        return gx, gw, add_up(rows, (0,)) if ctx.needs[2] else None
+        return *(next(found) if need else None for need in ctx.needs[:2]), *([gb] if len(ctx.parents) > 2 else [])
+
+
+def _rows(x: Array) -> Array:
+    """As a matrix of all but the last axis by the last"""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def check_same_dtype(name: str, *tensors: Tensor | None) -> None:
@@ -79,8 +91,11 @@ def check_same_dtype(name: str, *tensors: Tensor | None) -> None:
         )
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X·Wᵀ + b for W of shape (out, in)."""
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, _slope: float | None = None) -> Tensor:
+    """X·Wᵀ + b for W of shape (out, in).
+
+    `_slope` is of a leaky ReLU to end with; only `minigan.nn.fusion` gives it.
+    """
     check_same_dtype("linear", input, weight, bias)
     if input.ndim == 0 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
         raise RuntimeError(
@@ -88,8 +103,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"input's last axis to have the size of the weight's last axis"
         )
     if input.ndim == 1:
-        return reshape(linear(reshape(input, 1, -1), weight, bias), -1)
-    return apply(Linear, input, weight) if bias is None else apply(Linear, input, weight, bias)
+        return reshape(linear(reshape(input, 1, -1), weight, bias, _slope=_slope), -1)
+    return apply(Linear, input, weight, *([] if bias is None else [bias]), slope=_slope)
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:

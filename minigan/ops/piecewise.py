@@ -42,6 +42,10 @@ class LeakyRelu(Op):
     def vjp(ctx, gy):
         return through_leaky_relu(gy, ctx.output, ctx.slope)
 
+    @staticmethod
+    def vjp_fast(ctx, B, gy):
+        return B.kernels.leaky_relu_backward(gy, ctx.output_array, ctx.slope)
+
 
 class LeakyReluGrad(Op):
     """gx = gy where y > 0, slope·gy elsewhere: linear in gy, and constant in y"""

@@ -107,6 +107,10 @@ class Reshape(Op):
     def vjp(ctx, gy):
         return apply(Reshape, gy, shape=ctx.shapes[0])
 
+    @staticmethod
+    def vjp_fast(ctx, B, gy):
+        return gy.reshape(ctx.shapes[0])
+
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The same values, in C order, under another shape; one size may be -1.

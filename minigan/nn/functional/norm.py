@@ -140,7 +140,7 @@ def _check(name: str, x: Tensor, *per_channel: Tensor | None) -> None:
 
 def _column(v: Tensor | None, x: Tensor) -> Tensor | None:
     """Per-channel values in a shape that broadcasts with x."""
-    return None if v is None else v.reshape(-1, *[1] * (x.ndim - 2))
+    return v if v is None or x.ndim == 2 else v.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def _by_running_stats(

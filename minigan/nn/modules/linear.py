@@ -52,10 +52,10 @@ class Linear(Module):
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         _uniform(1 / math.sqrt(self.in_features) if self.in_features else 0.0, self.bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, _slope: float | None = None) -> Tensor:
         if input.ndim == 0 or input.shape[-1] != self.in_features:
             raise self._shape_error(input, f"(…, {self.in_features})")
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias, _slope=_slope)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -118,7 +118,7 @@ class Maxout(Linear):
         super().__init__(in_features, out_features * pieces, bias, device, dtype)
         self.out_features, self.pieces = out_features, pieces
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # fusion gives a slope to Linear alone
         if input.ndim == 0 or input.shape[-1] != self.in_features:
             raise self._shape_error(input, f"(…, {self.in_features})")
         return F.maxout(input, self.weight, self.bias, self.pieces)
