@@ -115,7 +115,7 @@ class CupyBackend(Backend):
                 "but finds no usable GPU; use device 'cpu'"
             )
         try:
-            self.kernels = importlib.import_module("minigan.kernels.cuda")
+            self.kernels = importlib.import_module("minigan.kernels.cuda.kernels")
         except ImportError as error:
             raise RuntimeError(
                 f"device '{where}': this version of minigan has no CUDA kernels yet; use device 'cpu'"

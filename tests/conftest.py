@@ -24,7 +24,16 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "kernels: runs or compiles CUDA kernels, whatever the device of tensors")
     mg.set_default_device(config.getoption("--device"))
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--device") != "cpu":
+        why = "of CUDA kernels on NumPy's memory: the device of tensors plays no part, and it runs with --device cpu"
+        for item in items:
+            if item.get_closest_marker("kernels"):
+                item.add_marker(pytest.mark.skip(reason=why))
 
 
 def pytest_report_header(config):

@@ -1,0 +1,63 @@
+// The threads of a block as fibres, and how they wait for each other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace emulator {
+
+struct Copy {  // an asynchronous one, 16 bytes or fewer
+  void *to;
+  const void *from;
+  int bytes;
+};
+
+struct Thread {
+  enum State { ready, at_barrier, in_warp, ended } state;
+  int line;       // where it waits
+  uint3 index;    // in its block
+  int number, warp, lane;
+  unsigned mask;  // of the lanes that it meets
+  void *part;     // what it brings to them
+  std::vector<Copy> copies;                // begun, not yet in a group
+  std::vector<std::vector<Copy>> groups;   // committed, not yet waited for
+  char *stack;
+  void *place;    // in its stack, while it sleeps
+};
+
+extern Thread *now;  // the one that runs
+extern uint3 block_index;
+extern dim3 block_size, grid_size;
+extern char *dynamic_shared;
+
+[[noreturn]] void fail(int line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+// All threads of the block that have not ended.
+void barrier(int line);
+
+// The lanes of a mask: the last to come calls `together` with what each of them has brought.
+void meet(unsigned mask, void *part, void (*together)(void **parts, unsigned mask), int line);
+void sync_warp(unsigned mask, int line);
+void exchange(void **parts, unsigned mask);
+void count_votes(void **parts, unsigned mask);
+
+// Asynchronous copies to shared memory land as late as the program allows: until its group was waited for, there is NaN.
+void copy_later(void *to, const void *from, int bytes, bool zero);
+void commit_copies();
+void await_copies(int groups_left);
+
+// Tensor cores: D = A·B + C of a warp, in the fragments that the PTX manual gives each lane.
+struct MmaTf32 { float a[4], b[2], c[4]; };           // m16n8k8
+struct MmaBf16 { uint32_t a[4], b[2]; float c[4]; };  // m16n8k16, two values in a word
+void mma_tf32(void **parts, unsigned mask);
+void mma_bf16(void **parts, unsigned mask);
+
+}  // namespace emulator
