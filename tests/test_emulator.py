@@ -265,7 +265,11 @@ def test_vectors_are_aligned():
 
 def test_sizes_of_a_launch():
     source = 'extern "C" __global__ void __launch_bounds__(64) f(float *x) { x[0] = 1; }'
-    for grid, block, message in (((1,), (65,), "65 threads, expected at most 64"), ((0,), (1,), "positive sizes")):
+    for grid, block, message in (
+        ((1,), (65,), "65 threads, expected at most 64"),
+        ((0,), (1,), "positive sizes"),
+        ((1, 65536), (1,), "expected at most 65535 along y and z"),
+    ):
         with pytest.raises(ValueError, match=message):
             run(source, "f", grid, block, [ramp()])
     for problem, message in (("order", "expected one of"), ("watch", "expected one of")):

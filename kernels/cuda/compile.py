@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -43,11 +42,11 @@ def nvrtc() -> ctypes.CDLL | None:
     spec = find_spec("nvidia")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
     installed = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.*"))]
-    for name in (*installed, "libnvrtc.so.13", "libnvrtc.so.12"):
+    for path in (*installed, Path("libnvrtc.so.13"), Path("libnvrtc.so.12")):
         try:
-            for part in Path(name).parent.glob("libnvrtc-builtins.so.*"):  # it looks for it on the system's path alone
+            for part in path.parent.glob("libnvrtc-builtins.so.*"):  # it looks for it on the system's path alone
                 ctypes.CDLL(str(part))
-            return ctypes.CDLL(str(name))
+            return ctypes.CDLL(str(path))
         except OSError:
             continue
     return None
@@ -117,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

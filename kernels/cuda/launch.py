@@ -13,6 +13,8 @@ from .source import Kernel, Parameter
 
 __all__ = ["Launch", "checked", "packed"]
 
+MOST_BLOCKS = 65535  # along the second and third axis of a grid, on every GPU
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -35,13 +37,17 @@ def checked(
     >>> checked(kernel, (7,), (64,)).block
     (64, 1, 1)
     """
-    sizes = [tuple(map(int, given)) + (1,) * (3 - len(given)) for given in (grid, block)]
-    if any(len(given) > 3 or min(given) < 1 for given in sizes):
-        raise ValueError(f"kernel {kernel.name}: got grid {grid} and block {block}, expected up to 3 positive sizes")
-    threads, most = prod(sizes[1]), kernel.threads or 1024
+    for given in (grid, block):
+        if not 0 < len(given) <= 3 or min(given) < 1:
+            raise ValueError(f"kernel {kernel.name}: got grid {grid} and block {block}, expected 1 to 3 positive sizes")
+    threads, most = prod(block), kernel.threads or 1024
     if threads > most:
         raise ValueError(f"kernel {kernel.name}: got a block of {threads} threads, expected at most {most}")
-    return Launch(kernel.name, sizes[0], sizes[1], shared, minimum_arch)
+    if max(grid[1:], default=1) > MOST_BLOCKS:
+        raise ValueError(f"kernel {kernel.name}: got grid {grid}, expected at most {MOST_BLOCKS} along y and z")
+    x, y, z = (*grid, 1, 1)[:3]
+    width, height, depth = (*block, 1, 1)[:3]
+    return Launch(kernel.name, (x, y, z), (width, height, depth), shared, minimum_arch)
 
 
 def packed(kernel: Kernel, arguments: Sequence[Any], address: Callable[[Any], int]) -> list[np.ndarray]:

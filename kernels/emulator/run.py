@@ -79,8 +79,8 @@ def run(
     if failed:
         raise EmulatorError(f"kernel {kernel}: {_with_line(built, said.value.decode())}")
     blocks = prod(launch.grid)
-    counted = _Counts._names if watch == "races" else ("barriers", "collectives")
-    return Counts(**{name: getattr(counts, name) / blocks if name in counted else None for name in _Counts._names})
+    barriers, collectives, *rest = (getattr(counts, name) / blocks for name in _Counts._names)
+    return Counts(barriers, collectives, *(rest if watch == "races" else [None] * len(rest)))
 
 
 def _text(source: str) -> str:
@@ -93,7 +93,7 @@ def _text(source: str) -> str:
 
 
 def _watch(built: Library, arrays: Sequence[np.ndarray]) -> None:
-    ranges = (_Range * len(arrays))(*((array.ctypes.data, array.nbytes) for array in arrays))
+    ranges = (_Range * len(arrays))(*(_Range(array.ctypes.data, array.nbytes) for array in arrays))
     built.calls.emulator_watch(ranges, len(arrays))
 
 
