@@ -1,0 +1,162 @@
+"""Update rules of the optimisers on the device: one launch for all parameters of a group.
+
+As in `minigan.kernels.cpu`, parameters and gradients come as lists of arrays and each kind of state as one flat array.
+The kernels find them by a table of addresses, which is made once for the same arrays. A learning rate may be an array
+of one float32 on the device: in a captured graph it can change. Adam needs more, see `adam_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from .elementwise import copy
+
+__all__ = [
+    "adagrad_step", "adam_naive_step", "adam_state", "adam_step", "adam_step_live", "rmsprop_step", "sgd_step",
+]  # fmt: skip
+
+Array = Any  # of NumPy or CuPy
+# Parameters w, their gradients g, a decay d, a factor s, and whether to maximize: rules are given ±g + d·w, and what
+# they find is subtracted from s·w.
+Weights = tuple[Sequence[Array], Sequence[Array], float, float, bool]
+
+THREADS = 256
+PIECE = 4096  # values that a block updates
+
+
+def sgd_step(
+    device: Any, weights: Weights, buffer: Array | None, lr: float | Array, momentum: float, dampening: float,
+    nesterov: bool,
+) -> None:  # fmt: skip
+    """b ← momentum·b + (1 - dampening)·g,  w ← w - lr·b  (Nesterov: lr·(g + momentum·b); without a buffer: lr·g)
+
+    >>> from minigan.kernels.emulator.device import EmulatedDevice
+    >>> w, g, b = (np.array([x], np.float32) for x in (1, 1, 2))
+    >>> sgd_step(EmulatedDevice(), ([w], [g], 0.0, 1.0, False), b, 0.5, 0.5, 0.0, False)
+    >>> b.tolist(), w.tolist()
+    ([2.0], [0.0])
+    """
+    _launch(device, "sgd_step", weights, [buffer], [*_rate(lr), momentum, 1 - dampening, int(nesterov)])
+
+
+def adam_step(
+    device: Any, weights: Weights, mean: Array, square: Array, largest: Array | None, step: int, lr: float,
+    beta1: float, beta2: float, eps: float,
+) -> None:  # fmt: skip
+    """m ← β1·m + (1 - β1)·g,  v ← β2·v + (1 - β2)·g²,  w ← w - lr·m̂ / (√v̂ + eps)
+
+    with m̂ = m / (1 - β1ˢ) and v̂ = v / (1 - β2ˢ) at step s. With `largest` (AMSGrad), v̂ is of the largest v so far.
+    """
+    root = sqrt(1 - beta2**step)
+    numbers = [lr * root / (1 - beta1**step), eps * root, beta1, 1 - beta1, beta2, 1 - beta2]
+    _launch(device, "adam_step", weights, [mean, square, largest], [None, *numbers])
+
+
+def adam_state(device: Any, step: int, lr: float) -> Array:
+    """What `adam_step_live` reads: steps taken, learning rate, and three numbers that it computes from them."""
+    return device.asarray(np.array([step, lr, 0, 0, 0], np.float32))
+
+
+def adam_step_live(
+    device: Any, weights: Weights, mean: Array, square: Array, largest: Array | None, live: Array, beta1: float,
+    beta2: float, eps: float, decoupled: float = 0.0,
+) -> None:  # fmt: skip
+    """As `adam_step`, but step count and learning rate are in `live`, on the device, for captured graphs.
+
+    It counts the step. `decoupled` is AdamW's decay: w is multiplied by 1 - lr·decoupled, instead of `weights`' factor.
+    """
+    if live.shape != (5,):
+        raise ValueError(f"adam_step_live: got live of shape {live.shape}, expected (5,) as from adam_state")
+    device.launch("optim", "adam_advance", (1,), (1,), [live, beta1, beta2, eps, decoupled])
+    _launch(device, "adam_step", weights, [mean, square, largest], [live, 0.0, 0.0, beta1, 1 - beta1, beta2, 1 - beta2])
+
+
+def adam_naive_step(
+    device: Any, w: Array, g: Array, mean: Array, square: Array, step: int, lr: float, beta1: float, beta2: float,
+    eps: float,
+) -> None:  # fmt: skip
+    """Adam of one parameter in a launch of its own."""
+    root = sqrt(1 - beta2**step)
+    numbers = [lr * root / (1 - beta1**step), eps * root, beta1, 1 - beta1, beta2, 1 - beta2]
+    if w.size:
+        device.launch(
+            "optim", "adam_naive", (-(-w.size // THREADS),), (THREADS,), [w, g, mean, square, w.size, *numbers]
+        )
+
+
+def rmsprop_step(
+    device: Any, weights: Weights, square: Array, mean: Array | None, buffer: Array | None, lr: float | Array,
+    alpha: float, eps: float, momentum: float,
+) -> None:  # fmt: skip
+    """v ← α·v + (1 - α)·g²,  h = g / (√v + eps),  w ← w - lr·h
+
+    With `mean` (centred), ḡ ← α·ḡ + (1 - α)·g and √(v - ḡ²) replaces √v. With `buffer`, b ← momentum·b + h and
+    w ← w - lr·b.
+    """
+    _launch(device, "rmsprop_step", weights, [square, mean, buffer], [*_rate(lr), alpha, 1 - alpha, eps, momentum])
+
+
+def adagrad_step(device: Any, weights: Weights, total: Array, lr: float | Array, eps: float) -> None:
+    """s ← s + g²,  w ← w - lr·g / (√s + eps)"""
+    _launch(device, "adagrad_step", weights, [total], [*_rate(lr), eps])
+
+
+# All rules alike ----------------------------------------------------------------------------------------------------
+
+
+def _rate(lr: float | Array) -> list[Any]:
+    """A kernel's arguments `live` and `lr`."""
+    return [lr, 0.0] if hasattr(lr, "dtype") and not isinstance(lr, np.generic) else [None, float(lr)]
+
+
+def _launch(device: Any, kernel: str, weights: Weights, states: Sequence[Array | None], numbers: Sequence[Any]) -> None:
+    parameters, gradients, decay, factor, maximize = weights
+    for w, g in zip(parameters, gradients, strict=True):
+        if w.shape != g.shape:
+            raise ValueError(f"{kernel}: a parameter of shape {w.shape} has a gradient of shape {g.shape}")
+        if w.dtype != np.float32 or g.dtype != np.float32:
+            raise TypeError(f"{kernel}: a parameter of {w.dtype} has a gradient of {g.dtype}, expected float32")
+    sizes = tuple(w.size for w in parameters)
+    for state in states:
+        if state is not None and state.shape != (sum(sizes),):
+            raise ValueError(f"{kernel}: got a state of shape {state.shape}, expected ({sum(sizes)},)")
+    if not sum(sizes):
+        return
+    # The states lie in C order: so must the rest.
+    own, given = ([_in_order(device, x) for x in arrays] for arrays in (parameters, gradients))
+    addresses = tuple(device.address(array) for pair in zip(own, given, strict=True) for array in pair)
+    table, pieces = _table(device, addresses, sizes)
+    arguments = [table, pieces, *states, *numbers, decay, factor, int(maximize)]
+    device.launch("optim", kernel, (pieces.shape[0],), (THREADS,), arguments)
+    for w, changed in zip(parameters, own, strict=True):
+        if changed is not w:
+            copy(device, changed, w)
+
+
+def _in_order(device: Any, x: Array) -> Array:
+    return x if x.flags.c_contiguous else copy(device, x)
+
+
+@lru_cache(maxsize=64)
+def _table(device: Any, addresses: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The two tables of `update` in optim.cu, on the device."""
+    pieces = pieces_of(sizes)
+    return device.asarray(np.array(addresses, np.uint64)), device.asarray(np.array(pieces, np.int32))
+
+
+def pieces_of(sizes: Sequence[int], most: int = PIECE) -> list[tuple[int, int, int, int]]:
+    """Of each piece: its parameter's number, its first value there, how many values, and where its state begins.
+
+    >>> pieces_of([3, 0, 5], most=4)
+    [(0, 0, 3, 0), (2, 0, 4, 3), (2, 4, 1, 7)]
+    """
+    pieces, state = [], 0
+    for number, size in enumerate(sizes):
+        pieces += [(number, start, min(most, size - start), state + start) for start in range(0, size, most)]
+        state += size
+    return pieces
