@@ -6,7 +6,8 @@ import hypothesis
 import pytest
 
 import minigan as mg
-import minigan.testing.strict  # makes the device known
+import minigan.testing.emulated
+import minigan.testing.strict  # both make their device known
 
 common = {"deadline": None, "print_blob": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("dev", max_examples=8, **common)
@@ -19,7 +20,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--device",
         default=os.environ.get("MINIGAN_TEST_DEVICE", "cpu"),
-        help="default device of all tests: cpu, strict or cuda (or set MINIGAN_TEST_DEVICE)",
+        help="default device of all tests: cpu, strict, cuda-emulated or cuda (or set MINIGAN_TEST_DEVICE)",
     )
 
 

@@ -1,0 +1,117 @@
+"""The device 'cuda-emulated': the engine on its CUDA kernels, which the emulator runs on NumPy's memory.
+
+Convolutions, products, norms, biases, optimiser steps, what is elementwise, and reductions are kernels of
+`minigan.kernels.cuda`, in float32 (some in int32, int64 and bool). What has no kernel, and other dtypes, are NumPy's.
+Importing this module makes the device known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Backend, device, register_backend
+from minigan.kernels import cpu as cpu_kernels
+from minigan.kernels.cuda import elementwise, reduce
+from minigan.kernels.cuda.kernels import Kernels
+from minigan.kernels.cuda.operations import OPERATIONS
+from minigan.kernels.emulator import EmulatedDevice
+
+__all__ = ["EmulatedArray", "EmulatedBackend"]
+
+DEVICE = EmulatedDevice()
+DTYPES = {np.dtype(name) for name in ("float32", "int32", "int64", "bool")}
+REDUCTIONS = {"add": "sum", "maximum": "max", "minimum": "min", "logical_or": "any", "logical_and": "all"}
+
+
+class EmulatedArray(np.ndarray):
+    """An array of NumPy whose ufuncs are CUDA kernels, where there is one for its dtypes."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: tuple = (), **options: Any) -> Any:
+        given, into = _plain(inputs), _plain(out)
+        found = _by_kernel(ufunc.__name__, method, given, into, options)
+        if found is None:
+            found = getattr(ufunc, method)(*given, **({"out": into} if out else {}), **options)
+        return out[0] if len(out) == 1 else _emulated(found)
+
+
+def _by_kernel(name: str, method: str, given: tuple, into: tuple, options: dict[str, Any]) -> Any:
+    """What a kernel computes; None where there is no kernel for that."""
+    arrays = [x for x in (*given, *into) if isinstance(x, np.ndarray)]
+    if any(x.dtype not in DTYPES or not x.size for x in arrays):
+        return None
+    options = {key: value for key, value in options.items() if value is not None and (key, value) != ("where", True)}
+    try:
+        if method == "__call__" and not options and name in OPERATIONS:
+            return elementwise.evaluate(DEVICE, name, *given, out=into[0] if into else None)
+        if method == "reduce" and not into and {*options} <= {"axis", "keepdims"} and name in REDUCTIONS:
+            axes = options.get("axis", 0) if "axis" in options else None
+            return reduce.reduce(DEVICE, REDUCTIONS[name], given[0], axes, bool(options.get("keepdims")))
+    except (TypeError, NotImplementedError):  # dtypes that it is not made for
+        pass
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """EmulatedArrays as NumPy's own, also inside of tuples, lists and dicts."""
+    if isinstance(value, EmulatedArray):
+        return value.view(np.ndarray)
+    if type(value) in (tuple, list):
+        return type(value)(map(_plain, value))
+    return {key: _plain(part) for key, part in value.items()} if type(value) is dict else value
+
+
+def _emulated(value: Any) -> Any:
+    """NumPy's arrays as EmulatedArrays, also inside of tuples and lists."""
+    if isinstance(value, np.ndarray):
+        return value.view(EmulatedArray)
+    return type(value)(map(_emulated, value)) if type(value) in (tuple, list) else value
+
+
+class _Module:
+    """A module whose functions give EmulatedArrays; `plain` ones are given NumPy's arrays."""
+
+    def __init__(self, module: Any, plain: bool) -> None:
+        self._module, self._through = module, _plain if plain else lambda value: value
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._module, name)
+        if isinstance(found, type) or not callable(found):
+            return found  # dtypes, constants and classes
+        call = self._call(found)
+        setattr(self, name, call)  # made once
+        return call
+
+    def _call(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: _emulated(function(*self._through(args), **self._through(kwargs)))
+
+
+class EmulatedBackend(Backend):
+    """EmulatedArrays and the kernels of `minigan.kernels.cuda`.
+
+    >>> import minigan as mg
+    >>> x = mg.ones(2, 3, device="cuda-emulated")
+    >>> (x @ x.T).device, (x @ x.T).tolist()
+    (device(type='cuda-emulated'), [[3.0, 3.0], [3.0, 3.0]])
+    """
+
+    xp: Any = _Module(np, plain=False)
+    kernels: Any = _Module(Kernels(DEVICE, cpu_kernels), plain=True)
+    array_type: type = np.ndarray
+
+    def __init__(self, where: device) -> None:
+        self.device = device("cuda-emulated")
+
+    def asarray(self, host: np.ndarray) -> np.ndarray:
+        return np.array(host).view(EmulatedArray)  # a copy, as to any other device
+
+    def to_numpy(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array)
+
+    def shares_memory(self, a: np.ndarray, b: np.ndarray) -> bool:
+        return np.may_share_memory(a, b)
+
+
+register_backend("cuda-emulated", EmulatedBackend)
