@@ -171,7 +171,7 @@ def sizes_of(op: str, rung: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("watch", ["bounds", "races"])
 @pytest.mark.parametrize(("op", "rung"), ALL)
 def test_every_rung_watched(op: str, rung: str, watch: str) -> None:
-    splits = 1 if rung == "naive" or RUNGS[rung].thin else 2
+    splits = 1 if rung == "naive" or RUNGS[rung].thin else 3
     for g in (EDGES, GAPS) if op == "transpose" else (EDGES,):
         check(EmulatedDevice(watch=watch), op, Plan(rung, splits), g, sizes_of(op, rung))
 

@@ -160,6 +160,7 @@ WRONG = {
         "if (threadIdx.x < 8) { float4 v = *(float4 *)(x + threadIdx.x); x[0] = v.x + v.y + v.z + v.w; }",
         "multiple of the size",
     ),
+    "a division by zero": (None, "x[0] = 7 / (n - 64);", "an integer is divided by zero"),
     "no address": (None, "*(volatile float *)nullptr = 1;", "illegal memory access at"),
     "no barrier": (
         "races",

@@ -79,11 +79,14 @@ template <bool TAPS> struct Patches {
   Digits pixel, tap, move;
   int k;  // the place in the tile's depth
 
-  // Of the j-th of the four, in this row or, along a column, in the one `below`; null where there is a zero.
+  // Of the j-th of the four, or the next four; in this row or, along a column, one `below`. Null where there is a zero.
   __device__ __forceinline__ const float *address(int left, int j, int below = 0) const {
     Digits from = pixel, at = tap;
     for (int i = 0; i < below; i++) add_one(from, h.outputs, w.outputs);
-    for (int i = 0; i < j; i++) add_one(at, w.taps, channels);
+    if (j == 4)
+      add(at, {0, 0, 4}, w.taps, channels);  // of fours, as are channels then
+    else
+      for (int i = 0; i < j; i++) add_one(at, w.taps, channels);
     int y = from.middle * h.stride + h.offset + at.high * h.step;
     int x = from.low * w.stride + w.offset + at.middle * w.step;
     bool inside = (unsigned)y < (unsigned)h.size && (unsigned)x < (unsigned)w.size && k + (TAPS ? j : below) < left;

@@ -129,10 +129,13 @@ __device__ __forceinline__ void multiply_tf32(float *a, float *b, int *places, T
 //
 // What comes is fp32, so it goes through registers, where it is rounded: each value once, not once for each warp that
 // reads it. As in v2, the next tiles are on their way to registers while those in shared memory are multiplied. A word
-// takes neighbours along the depth: of values that lie along it two of four, else two below each other.
-__device__ __forceinline__ uint2 pairs(float4 p) { return {to_bf16(p.x, p.y), to_bf16(p.z, p.w)}; }
+// takes neighbours along the depth, and a thread makes four at once: of eight values that lie along it, or of two times
+// four below each other.
+__device__ __forceinline__ uint4 along(float4 p, float4 q) {
+  return make_uint4(to_bf16(p.x, p.y), to_bf16(p.z, p.w), to_bf16(q.x, q.y), to_bf16(q.z, q.w));
+}
 
-__device__ __forceinline__ uint4 pairs(float4 p, float4 q) {
+__device__ __forceinline__ uint4 across(float4 p, float4 q) {
   return make_uint4(to_bf16(p.x, q.x), to_bf16(p.y, q.y), to_bf16(p.z, q.z), to_bf16(p.w, q.w));
 }
 
@@ -142,15 +145,15 @@ __device__ __forceinline__ void multiply_bf16(uint32_t *a, uint32_t *b, int *pla
   constexpr int SIZE_A = SIZE<BM, PAIRS, ALONG>, SIZE_B = SIZE<BN, PAIRS, false>;
   task.take(BM, BN, DEPTH);
   if (task.part.row >= task.rows) return;  // the whole block
-  int t = threadIdx.x, a_side = ALONG ? t / 4 : t % 32 * 4, a_pair = ALONG ? t % 4 * 2 : t / 32;
+  int t = threadIdx.x, a_side = ALONG ? t / 2 : t % 32 * 4, a_pair = ALONG ? t % 2 * 4 : t / 32;
   int b_pair = t / (BN / 4), b_side = t % (BN / 4) * 4;
-  bool loads_b = b_pair < PAIRS;  // with 64 columns, half of the threads
-  auto left = task.left(a_side, a_pair * 2, DEPTH), left64 = task.left(a_side + 64, a_pair * 2, DEPTH);
+  bool loads_b = BN == 128 || b_pair < PAIRS;  // with 64 columns, half of the threads
+  auto left = task.left(a_side, a_pair * 2, DEPTH);
   auto right = task.right(b_pair * 2, b_side, DEPTH);
   float4 x[2], w[2];
   auto fetch = [&](int rest) {
-    x[0] = four_at(left.address(rest, 0)), x[1] = four_at(ALONG ? left64.address(rest, 0) : left.address(rest, 0, 1));
-    left.next(), left64.next();
+    x[0] = four_at(left.address(rest, 0)), x[1] = four_at(ALONG ? left.address(rest, 4) : left.address(rest, 0, 1));
+    left.next();
     if (!loads_b) return;
     w[0] = four_at(right.address(rest, 0)), w[1] = four_at(right.address(rest, 0, 1));
     right.next();
@@ -163,13 +166,8 @@ __device__ __forceinline__ void multiply_bf16(uint32_t *a, uint32_t *b, int *pla
   int now = 0;
   for (int rest = depth; rest > 0; rest -= DEPTH, now ^= 1) {
     uint32_t *to_a = a + now * SIZE_A, *to_b = b + now * SIZE_B;
-    if (ALONG) {
-      *(uint2 *)&to_a[place<BM, PAIRS, true>(a_side, a_pair)] = pairs(x[0]);
-      *(uint2 *)&to_a[place<BM, PAIRS, true>(a_side + 64, a_pair)] = pairs(x[1]);
-    } else {
-      *(uint4 *)&to_a[place<BM, PAIRS, false>(a_side, a_pair)] = pairs(x[0], x[1]);
-    }
-    if (loads_b) *(uint4 *)&to_b[place<BN, PAIRS, false>(b_side, b_pair)] = pairs(w[0], w[1]);
+    *(uint4 *)&to_a[place<BM, PAIRS, ALONG>(a_side, a_pair)] = ALONG ? along(x[0], x[1]) : across(x[0], x[1]);
+    if (loads_b) *(uint4 *)&to_b[place<BN, PAIRS, false>(b_side, b_pair)] = across(w[0], w[1]);
     __syncthreads();  // the tiles are there, and nobody is before them any more: the other two may be replaced
     fetch(rest - DEPTH);  // zeros, unread, after the last
     multiply_words<BN, PAIRS, ALONG>(to_a, to_b, sum);

@@ -5,6 +5,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <numeric>
 
 #include <sys/mman.h>
@@ -285,7 +286,12 @@ static void run_block(size_t shared, Order order) {
   now = nullptr;
 }
 
-static void on_signal(int, siginfo_t *info, void *) { fail(0, "illegal memory access at %p", info->si_addr); }
+constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE};
+
+static void on_signal(int number, siginfo_t *info, void *) {
+  if (number == SIGFPE) fail(0, "an integer is divided by zero");
+  fail(0, "illegal memory access at %p", info->si_addr);
+}
 
 static void run_grid(size_t shared, Order order) {
   static std::vector<int> blocks;
@@ -319,11 +325,10 @@ extern "C" int emulator_launch(void (*entry)(void **), void **given, const unsig
   stack_t signal_stack{}, stack_before{};
   signal_stack.ss_sp = aside, signal_stack.ss_size = 65536;
   sigaltstack(&signal_stack, &stack_before);
-  struct sigaction action{}, segv_before{}, bus_before{};
+  struct sigaction action{}, before[std::size(SIGNALS)];
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  sigaction(SIGSEGV, &action, &segv_before);
-  sigaction(SIGBUS, &action, &bus_before);
+  for (size_t i = 0; i < std::size(SIGNALS); i++) sigaction(SIGNALS[i], &action, &before[i]);
 #if defined(__x86_64__)
   unsigned rounding = _mm_getcsr();
   _mm_setcsr(rounding | 0x8040);  // tiny numbers are 0, as CuPy has it on the GPU (-ftz=true)
@@ -333,8 +338,7 @@ extern "C" int emulator_launch(void (*entry)(void **), void **given, const unsig
 #if defined(__x86_64__)
   _mm_setcsr(rounding);
 #endif
-  sigaction(SIGSEGV, &segv_before, nullptr);
-  sigaction(SIGBUS, &bus_before, nullptr);
+  for (size_t i = 0; i < std::size(SIGNALS); i++) sigaction(SIGNALS[i], &before[i], nullptr);
   sigaltstack(&stack_before, nullptr);
   now = nullptr;
   *found = counts;
