@@ -1,6 +1,5 @@
 """Whole training steps on the CUDA kernels, by the emulator: the same as on the CPU, and nothing left to NumPy."""
 
-import shutil
 from collections import Counter
 
 import numpy as np
@@ -11,10 +10,7 @@ from bench.steps import Training, Wasserstein, dcgan
 from minigan.kernels.emulator import EmulatedDevice
 from minigan.testing import emulated
 
-pytestmark = [
-    pytest.mark.kernels,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++, and there is none"),
-]
+pytestmark = pytest.mark.kernels
 
 
 def train(device, kind, steps, norm="BatchNorm2d"):

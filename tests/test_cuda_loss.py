@@ -11,6 +11,8 @@ from minigan.kernels.cuda import loss
 from minigan.kernels.emulator import run
 from minigan.kernels.emulator.device import EmulatedDevice
 
+pytestmark = pytest.mark.kernels
+
 ORDERS = ("forward", "reversed", "shuffled")
 IGNORED = -100
 EXAMPLES = settings(max_examples=20)

@@ -11,6 +11,8 @@ from minigan.kernels.cuda import norm
 from minigan.kernels.emulator import run
 from minigan.kernels.emulator.device import EmulatedDevice
 
+pytestmark = pytest.mark.kernels
+
 ORDERS = ("forward", "reversed", "shuffled")
 EPS = np.finfo(np.float32).eps
 EXAMPLES = settings(max_examples=20)

@@ -11,6 +11,8 @@ from minigan.kernels.cuda import layout, reduce
 from minigan.kernels.emulator import EmulatorError, run
 from minigan.kernels.emulator.device import EmulatedDevice
 
+pytestmark = pytest.mark.kernels
+
 ORDERS = ("forward", "reversed", "shuffled")
 NAMES = ("sum", "mean", "max", "min", "argmax", "argmin", "any", "all")
 PLACES = ("argmax", "argmin")

@@ -1,7 +1,5 @@
 """The emulator runs right kernels as a GPU would, and says of wrong ones what is wrong and where."""
 
-import shutil
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,10 +8,7 @@ from hypothesis import strategies as st
 from minigan.kernels.emulator import EmulatorError, build, run
 from minigan.kernels.emulator.run import ORDERS
 
-pytestmark = [
-    pytest.mark.kernels,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++, and there is none"),
-]
+pytestmark = pytest.mark.kernels
 
 
 def kernel(body, head="", parameters="float *x, int n"):
