@@ -73,6 +73,8 @@ def perceptrons(nn: Any) -> Networks:
 class Training:
     """Both networks in training with the usual losses; each call is one step, and returns D's loss and G's.
 
+    `losses()` is a step, too, but leaves them on the device: the terms of D's loss, then G's.
+
     `frozen`: D's parameters require no gradient while G learns, which says that its weight gradients are not wanted.
     Without, minigan is told by `backward(inputs=...)`; PyTorch computes them, as most of its users' scripts let it,
     and they are dropped before D learns again.
@@ -98,6 +100,10 @@ class Training:
         self.randn, self.rand = lib.randn, lib.rand  # where a test gives both libraries the same numbers
 
     def __call__(self) -> tuple[float, float]:
+        *of_d, of_g = self.losses()
+        return sum(loss.item() for loss in of_d), of_g.item()
+
+    def losses(self) -> tuple[Any, ...]:
         fake = self.generator(self.randn(*self.latent))
         self.d_adam.zero_grad()
         on_real = self.bce(self.discriminator(self.real), self.ones)
@@ -106,9 +112,9 @@ class Training:
         on_fake.backward()
         self.d_adam.step()
         g_loss = self.teach_generator(lambda: self.bce(self.discriminator(fake), self.ones))
-        return on_real.item() + on_fake.item(), g_loss
+        return on_real, on_fake, g_loss
 
-    def teach_generator(self, loss_of: Callable[[], Any]) -> float:
+    def teach_generator(self, loss_of: Callable[[], Any]) -> Any:
         """One step of G on the loss that `loss_of` finds."""
         self.g_adam.zero_grad()
         with self.held():
@@ -118,7 +124,7 @@ class Training:
             else:
                 loss.backward(inputs=list(self.generator.parameters()))
         self.g_adam.step()
-        return loss.item()
+        return loss
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -136,7 +142,7 @@ class Wasserstein(Training):
 
     rate, betas = 1e-4, (0.0, 0.9)
 
-    def __call__(self) -> tuple[float, float]:
+    def losses(self) -> tuple[Any, ...]:
         critic, lib = self.discriminator, self.lib
         with lib.no_grad():  # a critic learns several times for each time of G, from samples of its own
             fake = self.generator(self.randn(*self.latent))
@@ -145,7 +151,7 @@ class Wasserstein(Training):
         loss.backward()
         self.d_adam.step()
         g_loss = self.teach_generator(lambda: -critic(self.generator(self.randn(*self.latent))).mean())
-        return loss.item(), g_loss
+        return loss, g_loss
 
     def penalty(self, fake: Any) -> Any:
         """E(‖∇D‖ - 1)² between real and fake samples."""

@@ -41,6 +41,7 @@ from minigan.creation import (
     zeros,
     zeros_like,
 )
+from minigan.cuda import get_float32_matmul_precision, set_float32_matmul_precision
 from minigan.dtypes import (
     bool,
     double,

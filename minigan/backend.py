@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from minigan.kernels import cpu as cpu_kernels
+from minigan.kernels.recording import refuse
 
 Array = Any  # numpy.ndarray, cupy.ndarray or a test's stand-in
 
@@ -60,6 +61,7 @@ class Backend:
     xp: Any
     kernels: Any
     array_type: type
+    checks_indices = True  # of arrays that index arrays, whether they are out of bounds
 
     def asarray(self, host: np.ndarray) -> Array:
         """A device array holding the values of a NumPy array (without a copy where that is possible)."""
@@ -102,6 +104,8 @@ class NumpyBackend(Backend):
 class CupyBackend(Backend):
     """CuPy arrays. Built on first use of a CUDA device; says what is missing where it cannot be."""
 
+    checks_indices = False
+
     def __init__(self, where: device) -> None:
         try:
             cupy: ModuleType = importlib.import_module("cupy")
@@ -114,21 +118,25 @@ class CupyBackend(Backend):
                 f"device '{where}' needs an NVIDIA GPU and its driver: CuPy {cupy.__version__} is installed "
                 "but finds no usable GPU; use device 'cpu'"
             )
-        try:
-            self.kernels = importlib.import_module("minigan.kernels.cuda.kernels")
-        except ImportError as error:
-            raise RuntimeError(
-                f"device '{where}': this version of minigan has no CUDA kernels yet; use device 'cpu'"
-            ) from error
+        count = int(cupy.cuda.runtime.getDeviceCount())
+        if (where.index or 0) >= count:
+            raise RuntimeError(f"device '{where}': there are {count} GPUs, cuda:0 to cuda:{count - 1}")
+        kernels, others, gpu = (
+            importlib.import_module(f"minigan.kernels.cuda.{name}") for name in ("kernels", "others", "device")
+        )
         self.device = device("cuda", where.index or 0)
+        self.gpu = gpu.CudaDevice(self.device.index)
+        self.kernels = kernels.Kernels(self.gpu, others)
         self.xp = cupy
         self.array_type = cupy.ndarray
 
     def asarray(self, host: np.ndarray) -> Array:
+        refuse(self.kernels.device, "a copy of values of the host")
         with self.xp.cuda.Device(self.device.index):
             return self.xp.asarray(host)
 
     def to_numpy(self, array: Array) -> np.ndarray:
+        refuse(self.kernels.device, "a copy to the host")
         return self.xp.asnumpy(array)
 
     def shares_memory(self, a: Array, b: Array) -> bool:

@@ -13,6 +13,7 @@ from minigan.backend import Backend, get_backend
 from minigan.check import check_tensors, fitting, new_shape, number, whole
 from minigan.dtypes import checked_dtype
 from minigan.graph import wrap
+from minigan.graphs import refuse
 from minigan.observe import observers
 from minigan.tensor import Tensor
 
@@ -64,6 +65,7 @@ def tensor(
         copy = data.detach().clone().to(device=device, dtype=dtype)
         return copy.requires_grad_(requires_grad)
     B = get_backend(device)
+    refuse(B, "tensor(), a copy of values of the host,")
     return _finish(B.asarray(np.array(_host_array(data, dtype))), B, requires_grad)
 
 
@@ -92,7 +94,11 @@ def as_operand(value: Any, like: Tensor) -> Tensor:
         if _RANK[value.dtype.kind] > _RANK[like.dtype.kind]:
             raise RuntimeError(f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {like.dtype}")
         return value.to(like.dtype)
-    return wrap(like.B.asarray(fitting("in-place change", value, like.dtype)), like.B, None)
+    host = fitting("in-place change", value, like.dtype)
+    if host.ndim:
+        refuse(like.B, "a change by an array of the host")
+    # Of one number a kernel makes an array: nothing is copied from the host.
+    return wrap(like.B.asarray(host) if host.ndim else like.B.xp.full((), host.item(), like.dtype), like.B, None)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -253,7 +259,7 @@ def _draw(shape: tuple, kind: str, generator: Any, dtype: Any, device: Any, requ
     dtype = _floating(dtype)
     if dtype.kind != "f":
         raise RuntimeError(f"random numbers of dtype {dtype}: expected a floating dtype; for integers use randint")
-    drawn = _finish(B.asarray(getattr(random.source(generator), kind)(shape, dtype)), B, requires_grad)
+    drawn = _finish(random.draw(kind, shape, dtype, B, generator), B, requires_grad)
     for observer in observers:
         observer.drawn(drawn)
     return drawn

@@ -75,11 +75,9 @@ def _largest_whole(dtype: np.dtype) -> int:
     return 2 ** (np.finfo(dtype).nmant + 1) if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
-def _draw(
-    x: Tensor, kind: str, generator: random.Generator | None, change: Callable[[np.ndarray], np.ndarray], by: str
-) -> Tensor:
-    numbers = getattr(random.source(generator), kind)(x.shape, x.dtype)
-    assign(x, wrap(x.B.asarray(change(numbers)), x.B, None), by)
+def _draw(x: Tensor, kind: str, generator: random.Generator | None, change: Callable[[Any], Any], by: str) -> Tensor:
+    numbers = random.draw(kind, x.shape, x.dtype, x.B, generator)
+    assign(x, wrap(change(numbers), x.B, None), by)
     for observer in observers:
         observer.drawn(x)
     return x

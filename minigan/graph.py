@@ -64,6 +64,7 @@ class Version:
     count = 0  # every change
     recorded = 0  # the changes that were recorded in the graph
     by = ""  # what made the last one
+    changed: weakref.WeakSet[Version] | None = None  # of all memory that changes while a step is captured
 
 
 class Node:

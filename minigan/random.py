@@ -3,6 +3,10 @@
 A stream is a 128-bit key (the seed and a hash of the stream's name) and a counter: the whole state is
 thirteen integers, so a checkpoint can hold it, and any device can make the same uniforms from it.
 The default stream serves `rand`, `randn`, dropout and initialisation, as in PyTorch.
+
+A device that has kernels makes its float32 numbers itself, from a position in the stream that is in its memory: so a
+captured step draws new ones at each replay. One of host and device has drawn last, and where the other is to draw, or
+the state is asked for, it learns the position.
 """
 
 from __future__ import annotations
@@ -10,10 +14,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from minigan.backend import Array, Backend
 from minigan.kernels.cpu.workers import parallel
+from minigan.kernels.cuda import random as kernels
+from minigan.kernels.recording import refuse
 
 _STATE_WORDS = 13  # counter 4, key 2, buffer 4, buffer position, whether half a word is left, that half
 
@@ -31,6 +39,7 @@ class Generator:
     def __init__(self, device: object = "cpu", name: str = "") -> None:
         self.device = device  # accepted for PyTorch's signature: a stream's numbers do not depend on it
         self.name = name
+        self._positions: dict[Any, Array] = {}  # by device: one number in its memory
         self.manual_seed(0)
 
     def manual_seed(self, seed: int) -> Generator:
@@ -42,6 +51,7 @@ class Generator:
         digest = hashlib.blake2b(self.name.encode(), digest_size=8).digest() if self.name else b""
         self._bits = np.random.Philox(key=self._seed | int.from_bytes(digest, "little") << 64)
         self._numbers = np.random.Generator(self._bits)
+        self._last: Any = None  # the device that has drawn last; None: the host
         return self
 
     def seed(self) -> int:
@@ -55,6 +65,9 @@ class Generator:
 
     def get_state(self) -> np.ndarray:
         """The whole state as 13 unsigned 64-bit integers."""
+        if self._last is not None:
+            refuse(self._last, "asking for a random state")
+            return kernels.state_at(self._key(), int(self._positions[self._last][0]))
         state = self._bits.state
         words = [*state["state"]["counter"], *state["state"]["key"], *state["buffer"]]
         words += [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
@@ -67,7 +80,7 @@ class Generator:
             raise RuntimeError(
                 f"random state: got {words.dtype} of shape {words.shape}, expected uint64 of shape (13,)"
             )
-        self._seed = int(words[4])
+        self._seed, self._last = int(words[4]), None
         self._bits.state = {
             "bit_generator": "Philox",
             "state": {"counter": words[:4].copy(), "key": words[4:6].copy()},
@@ -79,6 +92,7 @@ class Generator:
 
     def uniform(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Uniforms in [0, 1): the top 24 bits of each 32-bit word (the top 53 of each 64 in float64)."""
+        self._on_host()
         wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
         if wide == np.float32 and min(shape, default=0) > 0 and math.prod(shape) >= 2 * _PIECE:
             values = self._many_uniforms(math.prod(shape)).reshape(shape)
@@ -110,16 +124,59 @@ class Generator:
 
     def normal(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Standard normals."""
+        self._on_host()
         wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
         return self._numbers.standard_normal(tuple(shape), dtype=wide).astype(dtype, copy=False)
 
     def integers(self, low: int, high: int, shape: Sequence[int]) -> np.ndarray:
         """Integers in [low, high) as int64."""
+        self._on_host()
         return self._numbers.integers(low, high, tuple(shape), dtype=np.int64)
 
     def permutation(self, n: int) -> np.ndarray:
         """0 … n-1 in random order, as int64."""
+        self._on_host()
         return self._numbers.permutation(n).astype(np.int64, copy=False)
+
+    # On a device ----------------------------------------------------------------------------------------
+
+    def _on_host(self) -> None:
+        """Have the host draw next."""
+        if self._last is not None:
+            self.set_state(self.get_state())
+
+    def _key(self) -> tuple[int, int]:
+        low, high = self._bits.state["state"]["key"]
+        return int(low), int(high)
+
+    def place(self, device: Any, whole: bool = False) -> tuple[tuple[int, int], Array] | None:
+        """Have a device draw next: the stream's key, and the position in the device's memory.
+
+        None where half a word is left that no position has next, as after some 64-bit numbers; a draw of `whole`
+        blocks, or one that is captured, does without it.
+        """
+        if device not in self._positions:
+            self._positions[device] = device.asarray(np.zeros(1, np.uint64))
+        recording, key = device.recording, self._key()
+        if recording is not None and recording.open:
+            recording.before.append(lambda: self.place(device, whole=True))
+            recording.valid.append(lambda: self._key() == key)
+        elif self._last is not device:
+            state = self.get_state()
+            try:
+                position = kernels.place_of(state)[1]
+            except ValueError:
+                if not whole:
+                    return None
+                state[11] = 0  # of the half word
+                position = kernels.place_of(state)[1]
+            device.write(self._positions[device], np.array([position], np.uint64))
+            self._last = device
+        return key, self._positions[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._on_host()
+        return {**self.__dict__, "_positions": {}}
 
 
 _streams: dict[str, Generator] = {"": Generator()}
@@ -145,6 +202,16 @@ def source(generator: Generator | None) -> Generator:
     if generator is not None and not isinstance(generator, Generator):
         raise TypeError(f"expected a minigan.Generator or None as generator, got {type(generator).__name__}")
     return default_generator if generator is None else generator
+
+
+def draw(kind: str, shape: Sequence[int], dtype: np.dtype, B: Backend, generator: Generator | None = None) -> Array:
+    """An array of "uniform" or "normal" numbers on a backend: in float32 by its kernels, if it has any."""
+    stream, device = source(generator), getattr(B.kernels, "device", None)
+    if device is not None and dtype == np.float32:
+        place = stream.place(device, whole=kind == "normal")
+        if place is not None:
+            return B.xp.asarray(getattr(kernels, kind)(device, shape, *place))
+    return B.asarray(getattr(stream, kind)(shape, dtype))
 
 
 def manual_seed(seed: int) -> Generator:

@@ -15,6 +15,7 @@ from minigan import autograd, dtypes, graph
 from minigan.backend import Array, Backend, device, get_backend
 from minigan.check import fitting, new_shape
 from minigan.graph import Node, RemovableHandle, Version, hook_handle, place, wrap
+from minigan.graphs import refuse
 from minigan.inplace import assign, follow
 from minigan.methods import Methods
 from minigan.ops import index, memory, shape
@@ -271,6 +272,8 @@ class Tensor(Methods):
         """Note that the memory was changed, and by what."""
         self.version.count += 1
         self.version.by = by
+        if Version.changed is not None:
+            Version.changed.add(self.version)
 
     def _assign(self, new: Any, by: str) -> Tensor:
         return assign(self, new, by, made=True)
@@ -376,10 +379,12 @@ class Tensor(Methods):
         """The only value, as a Python number."""
         if self.array.size != 1:
             raise RuntimeError(f"item: a tensor with {self.array.size} values cannot become one number")
+        refuse(self.B, "item(), or a number or truth value made of a tensor,")
         return self.array.item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
+        refuse(self.B, "tolist()")
         return self.B.to_numpy(self.array).tolist()
 
     def __float__(self) -> Any:

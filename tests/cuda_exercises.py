@@ -51,25 +51,24 @@ CONVOLUTIONS = (  # images, channels, filters: more than one tile each way, and 
     (FORWARD, WIDE, (2, 20, 68)), (BACKWARD, WIDE, (2, 68, 20)), (WEIGHT, WIDE, (2, 20, 68)),
     (FORWARD, WIDE, (2, 20, 3)), (BACKWARD, WIDE, (2, 3, 20)), (BACKWARD, SPARSE, (2, 20, 20)),
 )  # fmt: skip
+COLOURS = tuple((op, WIDE, (5, 3, 72)) for op in (FORWARD, BACKWARD, WEIGHT))
+DEEP = ((FORWARD, WIDE, (2, 64, 136)), (BACKWARD, WIDE, (2, 136, 64)), (BACKWARD, SPARSE, (2, 8, 32)))
 
 
-def convolutions(file, device):
+def convolutions(file, device, cases=CONVOLUTIONS):
     """Every rung of a file, of each operation that has it."""
-    for op, g, (batch, channels, filters) in CONVOLUTIONS:
+    for op, g, (batch, channels, filters) in cases:
         shape = conv.Shape.of(g, batch, channels, filters)
         x, w = numbers(batch, *g.input, channels).transpose(0, 3, 1, 2), numbers(filters, channels, *g.kernel)
         y = numbers(batch, *g.output, filters).transpose(0, 3, 1, 2)
         given = {FORWARD: (x, w), BACKWARD: (y, w), WEIGHT: (x, y)}[op]
         expected = getattr(cpu, FUNCTIONS[op])(*(v.astype(np.float64) for v in given), g)
         for rung, facts in conv.RUNGS.items():
-            if (
-                (facts.file or conv.FILES[op]) == file
-                and conv.fits(op, rung, shape)
-                and not (op == WEIGHT and facts.thin)
-            ):
-                splits = 1 if rung == "naive" or facts.thin or g is SPARSE else 2
+            if conv.file_of(op, rung) == file and conv.fits(op, rung, shape):
+                whole = rung == "naive" or facts.thin or g is SPARSE or (rung == "colours" and op != WEIGHT)
+                splits = 1 if whole else 2
                 found = getattr(conv, FUNCTIONS[op])(device, *given, g, plan=conv.Plan(rung, splits))
-                close(found, expected, 2e-2 if "bf16" in rung else 2e-3 if "tf32" in rung else 1e-5)
+                close(found, expected, 2e-2 if "bf16" in rung else 2e-3 if "tf32" in rung or facts.hopper else 1e-5)
 
 
 def norms(device):
@@ -121,6 +120,9 @@ EXERCISES = {
     "conv_transpose": partial(convolutions, "conv_transpose"),
     "conv_weight": partial(convolutions, "conv_weight"),
     "conv_tensor": partial(convolutions, "conv_tensor"),
+    "conv_thin": partial(convolutions, "conv_thin", cases=COLOURS),
+    "conv_hopper": partial(convolutions, "conv_hopper", cases=DEEP),
+    "conv_hopper_weight": partial(convolutions, "conv_hopper_weight"),
     "norm": norms,
     "reduce": reductions,
     "loss": losses,

@@ -1,4 +1,4 @@
-"""Takes each barrier, and each wait for asynchronous copies, out of every kernel in turn: is every one missed?
+"""Takes each barrier, fence and wait for what is asynchronous out of every kernel in turn: is every one missed?
 
     python tests/cuda_mutation.py [file ...]
 
@@ -19,7 +19,10 @@ from minigan.kernels.cuda import source
 from minigan.kernels.emulator import EmulatedDevice, EmulatorError
 
 launching: Any = sys.modules["minigan.kernels.emulator.run"]  # the module; the package has its function by that name
-WAIT = re.compile(r"__sync(?:threads|warp)\([^)]*\);|await_copies<[^>]*>\(\);")
+WAIT = re.compile(
+    r"__sync(?:threads|warp)\([^)]*\);|await_(?:copies|products)<[^>]*>\(\);"
+    r"|(?<!:)(?:begin_products|commit_products|show_to_tensor_cores)\(\);"
+)
 REDUNDANT: dict[str, str] = {}  # "file:line": why its removal changes nothing
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -19,7 +20,8 @@ from minigan.kernels.geometry import ConvGeometry
 pytestmark = pytest.mark.kernels
 
 Array = np.ndarray[Any, Any]
-ALL = [(op, rung) for op in FILES for rung in RUNGS if (op, rung) != ("weight", "thin")]
+NOT_OF_WEIGHTS = ("thin", "wgmma_narrow")
+ALL = [(op, rung) for op in FILES for rung in RUNGS if op != "weight" or rung not in NOT_OF_WEIGHTS]
 
 
 def oracle(op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array:
@@ -52,10 +54,15 @@ def oracle(op: str, x: Array, w: Array, y: Array, g: ConvGeometry) -> Array:
     return result
 
 
-def rounded(a: Array, rung: str) -> Array:
-    """To the bits that a rung's operands have: TF32 to 10 of mantissa, ties away from zero, bf16 to 7, ties to even."""
+def rounded(a: Array, rung: str, cut: bool = False) -> Array:
+    """To the bits that a rung's operands have: TF32 to 10 of mantissa, ties away from zero, bf16 to 7, ties to even.
+
+    `cut`: the other bits are cut off, as Hopper's rungs do with the image that makes an image.
+    """
     bits = a.view(np.uint32)
-    if "tf32" in rung:
+    if "wgmma" in rung and cut:
+        bits = bits & np.uint32(0xFFFFE000)
+    elif "tf32" in rung or "wgmma" in rung:
         bits = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
     if "bf16" in rung:
         bits = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
@@ -83,7 +90,8 @@ def computed(device: EmulatedDevice, op: str, x: Array, w: Array, y: Array, g: C
 def check(device: EmulatedDevice, op: str, plan: Plan, g: ConvGeometry, sizes: tuple[int, int, int]) -> None:
     """As close as sums in fp32 are, of operands that are rounded as the rung says."""
     arrays = operands(g, *sizes)
-    x, w, y = (rounded(a, plan.rung) for a in arrays)
+    cut = op != "weight"
+    x, w, y = (rounded(a, plan.rung, way) for a, way in zip(arrays, (cut, False, cut), strict=True))
     expected, scale = oracle(op, x, w, y, g), oracle(op, abs(x), abs(w), abs(y), g)
     found = computed(device, op, *arrays, g, plan=plan)
     assert found.dtype == np.float32
@@ -120,20 +128,38 @@ def geometries(draw: st.DrawFn, dims: tuple[int, ...], groups: int) -> ConvGeome
 
 
 @st.composite
+def halvings(draw: st.DrawFn) -> ConvGeometry:
+    """What the input gradient of colours is for: a kernel of 4 × 4 and stride 2, odd pads, rows of a multiple of 4."""
+    height, width = draw(st.integers(2, 70)), draw(st.integers(1, 20)) * 4
+    padding = [(draw(st.sampled_from([1, 3])), draw(st.integers(1, 4))) for _ in range(2)]
+    return ConvGeometry.conv((height, width), (4, 4), 2, padding)
+
+
+@st.composite
 def problems(draw: st.DrawFn, op: str, rung: str) -> tuple[ConvGeometry, tuple[int, int, int], Plan]:
     """A geometry and numbers of channels that a rung is for."""
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    groups = 1 if rung == "colours" else draw(st.sampled_from([1, 1, 2, 3]))
     fours, any_number = st.sampled_from([4, 8, 12, 20]), st.integers(1, 9)
     by_fours, thin = RUNGS[rung].by_fours, RUNGS[rung].thin
     read = draw(fours if by_fours or thin else any_number) * groups
     made = draw(fours if by_fours else st.integers(1, 4) if thin else any_number) * groups
+    if RUNGS[rung].hopper and op == "weight":
+        read, made = draw(fours) * groups, draw(fours) * groups
+    elif RUNGS[rung].hopper:
+        read, made = draw(st.sampled_from([32, 64, 96])) * groups, draw(st.sampled_from([8, 16, 40])) * groups
     channels, filters = (made, read) if op == "transpose" else (read, made)
-    g = draw(geometries((1, 2, 3) if rung == "naive" else (1, 2), groups))
+    if rung == "colours":
+        channels, filters = draw(st.sampled_from([1, 3])), draw(st.sampled_from([8, 24, 72]))
+    halving = (op, rung) == ("transpose", "colours")
+    g = draw(halvings() if halving else geometries((1, 2, 3) if rung == "naive" else (1, 2), groups))
     shape = Shape.of(g, 1, channels, filters)
     assume(fits(op, rung, shape.as_matrix() if g.is_gemm else shape))
-    splits = 1 if rung == "naive" else draw(st.integers(1, 3))
+    whole = rung == "naive" or (rung == "colours" and op != "weight")
+    splits = 1 if whole else draw(st.integers(1, 3))
     may_turn = op == "weight" and rung != "naive" and groups == 1 and max(g.stride) == 1 and not g.is_gemm
     turned = may_turn and draw(st.booleans())
+    if turned and rung == "colours":
+        channels, filters = filters, channels
     return g, (draw(st.integers(1, 3)), channels, filters), Plan(rung, splits, turned)
 
 
@@ -151,7 +177,9 @@ def test_every_rung_of_any_geometry(op: str, rung: str) -> None:
 @settings(max_examples=25)
 @given(data=st.data(), op=st.sampled_from([*FILES]), precision=st.sampled_from([*TILES]))
 def test_the_plan_that_is_chosen(data: st.DataObject, op: str, precision: str) -> None:
-    g, sizes, _ = data.draw(problems(op, data.draw(st.sampled_from(["blocked_any", "blocked", "thin"]))))
+    g, sizes, _ = data.draw(
+        problems(op, data.draw(st.sampled_from(["blocked_any", "blocked", "thin", "wgmma", "colours"])))
+    )
     shape = Shape.of(g, *sizes)
     plan = choose(op, shape.as_matrix() if g.is_gemm else shape, precision)
     check(EmulatedDevice(), op, plan, g, sizes)
@@ -160,29 +188,49 @@ def test_the_plan_that_is_chosen(data: st.DataObject, op: str, precision: str) -
 # Larger than a tile, with edges: windows that reach over all sides, several tiles and steps; and phases without taps.
 EDGES = ConvGeometry.conv((7, 9), (3, 2), stride=(1, 2), padding=[(2, 1), (1, 2)], dilation=(2, 1))
 GAPS = ConvGeometry.conv((7, 8), (2, 1), stride=3)
+HALVING = ConvGeometry.conv((35, 68), (4, 4), stride=2, padding=[(1, 2), (3, 1)])
 
 
 def sizes_of(op: str, rung: str) -> tuple[int, int, int]:
     """Images, channels and filters that are more than a rung's tile, and no multiple of it."""
     read, made = (100, 3) if RUNGS[rung].thin else (20, 68) if RUNGS[rung].by_fours else (17, 19)
+    if RUNGS[rung].hopper:
+        read, made = 64, 136
+    if rung == "colours":
+        return 5, 3, 72
     return (2, made, read) if op == "transpose" else (2, read, made)
+
+
+def edges(op: str, rung: str) -> ConvGeometry:
+    return HALVING if (op, rung) == ("transpose", "colours") else EDGES
 
 
 @pytest.mark.parametrize("watch", ["bounds", "races"])
 @pytest.mark.parametrize(("op", "rung"), ALL)
 def test_every_rung_watched(op: str, rung: str, watch: str) -> None:
-    splits = 1 if rung == "naive" or RUNGS[rung].thin else 3
-    for g in (EDGES, GAPS) if op == "transpose" else (EDGES,):
+    splits = 1 if rung == "naive" or RUNGS[rung].thin or (rung == "colours" and op != "weight") else 3
+    for g in (edges(op, rung), GAPS) if op == "transpose" and rung != "colours" else (edges(op, rung),):
         check(EmulatedDevice(watch=watch), op, Plan(rung, splits), g, sizes_of(op, rung))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_weights_of_colours_in_many_parts(turned: bool) -> None:
+    """More than the eight that are added up side by side, more taps than a tile's 16, and dilations below zero."""
+    if turned:
+        g, sizes = ConvGeometry.conv((19, 11), (5, 5), padding=(2, 5), dilation=(1, 2)), (4, 8, 3)
+    else:
+        g, sizes = ConvGeometry.conv((40, 24), (5, 5), stride=2, padding=2), (4, 1, 8)
+    check(EmulatedDevice(watch="bounds"), "weight", Plan("colours", 11, turned), g, sizes)
 
 
 @pytest.mark.parametrize(("op", "rung"), ALL)
 def test_what_is_not_finite_stays_where_it_belongs(op: str, rung: str) -> None:
     """What pads a tile is not only multiplied by zero: that would be NaN."""
-    x, w, y = operands(EDGES, *sizes_of(op, rung))
+    g = edges(op, rung)
+    x, w, y = operands(g, *sizes_of(op, rung))
     x[0, 0, 4, 3] = y[0, 0, 2, 3] = np.inf
-    expected = oracle(op, x, w, y, EDGES)
-    found = computed(EmulatedDevice(), op, x, w, y, EDGES, plan=Plan(rung))
+    expected = oracle(op, x, w, y, g)
+    found = computed(EmulatedDevice(), op, x, w, y, g, plan=Plan(rung))
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
 
 
@@ -226,14 +274,23 @@ def test_images_in_any_order_of_memory() -> None:
 def test_plans_of_dcgan() -> None:
     """Colours do not waste tiles; where there are few tiles, the depth is split; a GPU without tensor cores has v2."""
     colours = Shape.of(ConvGeometry.conv((64, 64), (4, 4), stride=2, padding=1), 128, 3, 64)
-    assert choose("forward", colours, "high") == Plan("blocked_any")
-    assert choose("transpose", colours, "high") == Plan("thin")
-    assert choose("weight", colours, "high") == Plan("blocked_any", 132)
+    for precision in TILES:
+        plans = [choose(op, colours, precision) for op in ("forward", "transpose", "weight")]
+        assert plans == [Plan("colours"), Plan("colours"), Plan("colours", 396)]
+    assert choose("forward", colours, double=True) == Plan("blocked_any")
+    assert choose("transpose", colours, double=True) == Plan("thin")
+    assert choose("weight", colours, double=True) == Plan("blocked_any", 132)
     inner = Shape.of(ConvGeometry.conv((16, 16), (4, 4), stride=2, padding=1), 128, 128, 256)
-    assert choose("weight", inner, "high") == Plan("tf32", 4)
+    assert choose("weight", inner, "high") == Plan("wgmma", 8)
+    assert choose("weight", inner, "high", arch=80) == Plan("tf32", 4)
     assert choose("weight", inner, "medium", arch=75) == choose("weight", inner, "highest") == Plan("blocked_wide", 4)
+    assert [choose("forward", inner, "high", arch).rung for arch in (75, 80, 90, 100)] == [
+        "blocked_wide", "tf32", "wgmma", "tf32",
+    ]  # fmt: skip
+    assert choose("transpose", inner, "high").rung == "wgmma"
+    assert choose("forward", replace(inner, channels=144), "high").rung == "tf32"
     to_colours = Shape.of(ConvGeometry.conv((64, 64), (3, 3), padding=1), 128, 64, 3)
-    assert choose("weight", to_colours) == Plan("blocked_any", 132, turned=True)
+    assert choose("weight", to_colours) == Plan("colours", 396, turned=True)
     depthwise = Shape.of(ConvGeometry.conv((8, 8), (3, 3), padding=1, groups=32), 8, 32, 32)
     volume = Shape.of(ConvGeometry.conv((4, 4, 4), (2, 2, 2)), 8, 32, 32)
     assert choose("forward", depthwise) == choose("weight", volume) == Plan("naive")
@@ -261,3 +318,11 @@ def test_no_images() -> None:
     assert kernels.conv(device, x, w, g).shape == y.shape
     assert kernels.conv_transpose(device, y, w, g).shape == x.shape
     np.testing.assert_array_equal(kernels.conv_weight_grad(device, x, y, g), np.zeros_like(w))
+
+
+@pytest.mark.parametrize("op", FILES)
+def test_volumes_that_are_images_but_for_their_stride_or_padding(op: str) -> None:
+    for padding in (0, 1):
+        g = ConvGeometry.conv((1, 5, 6), (1, 3, 2), stride=(3, 2, 1), padding=(padding, 1, 0))
+        shape = Shape.of(g, 2, 4, 8)
+        check(EmulatedDevice(), op, choose(op, shape), g, (2, 4, 8))

@@ -88,6 +88,10 @@ def test_bce_where_numbers_end_and_of_many_and_none():
     assert loss.bce_with_logits(EmulatedDevice(), none, none, "sum") == 0
     assert np.isnan(loss.bce_with_logits(EmulatedDevice(), none, none, "mean"))
     assert loss.bce_with_logits_backward(EmulatedDevice(), none, none, none, "none")[0].shape == (0,)
+    two = np.full((), 2, np.float32)
+    gx, gt = loss.bce_with_logits_backward(EmulatedDevice(), two, many, None, "mean", (False, True))
+    assert gx is None
+    close(gt, -2 * many / 5001, 1e-7)
 
 
 # Softmax -------------------------------------------------------------------------------------------------------------

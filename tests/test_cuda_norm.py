@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from minigan.kernels import cpu
 from minigan.kernels.cuda import norm
+from minigan.kernels.cuda.double import Doubled
 from minigan.kernels.emulator import run
 from minigan.kernels.emulator.device import EmulatedDevice
 
@@ -227,8 +231,74 @@ def test_of_nothing():
         norm.scale_shift(device, np.ones((1, 1)), *np.ones((2, 1), np.float32), None)
 
 
+@pytest.mark.parametrize("skipped", [0, 1])
+@pytest.mark.parametrize("rows", [3, 700, 2100])
+@pytest.mark.parametrize("channels", [4, 12, 32, 40])
+def test_four_channels_in_a_thread_or_one(channels, rows, skipped):
+    """With few rows and with several parts; memory that is not aligned is read value by value."""
+    rng = np.random.default_rng(channels)
+    x, gy = (
+        rng.normal(size=rows * channels + 1).astype(np.float32)[skipped:][: rows * channels].reshape(rows, channels)
+        for _ in range(2)
+    )
+    w, b = rng.normal(size=(2, channels)).astype(np.float32)
+    launched, device = [], EmulatedDevice("shuffled", watch="bounds")
+    launch = device.launch
+    device.launch = lambda file, kernel, *rest: launched.append(kernel) or launch(file, kernel, *rest)
+    z, y, m, v, r = forward(x, w, b, (0,), 1e-3, 0.2)
+    found = norm.normalize(device, x, w, b, (0,), 1e-3, 0.2)
+    for one, other in zip(found, (y, m, v, r), strict=True):
+        close(one, other, 2e-5 * (1 + np.abs(other)))
+    assert all(same(found, norm.normalize(EmulatedDevice(order), x, w, b, (0,), 1e-3, 0.2)) for order in ORDERS)
+    g = gy * np.where(z > 0, 1, 0.2)
+    x_hat = (x - m) * r
+
+    def backward(device, gx_too=True):
+        needs, shapes = (gx_too, True, True), [x.shape, w.shape, b.shape]
+        return norm.normalize_backward(device, gy, x, w, b, found[1], found[3], (0,), 0.2, needs, shapes)
+
+    gx, gw, gb = backward(device)
+    close(gb, g.sum(0), 1e-5 * np.abs(g).sum(0))
+    close(gw, (g * x_hat).sum(0), 2e-5 * (np.abs(g) * (1 + np.abs(x_hat))).sum(0))
+    expected = r * w * (g - g.mean(0) - x_hat * (g * x_hat).mean(0))
+    close(gx, expected, 1e-4 * np.abs(r * w) * (1 + np.abs(x_hat)))
+    assert all(same((gx, gw, gb), backward(EmulatedDevice(order))) for order in ORDERS)
+    none, *vectors = backward(device, gx_too=False)
+    assert none is None
+    assert all(np.allclose(one, other, 1e-5, 1e-5) for one, other in zip(vectors, (gw, gb), strict=True))
+    assert np.isclose(norm.scale_shift(device, x, w, b, 0.2)[-1], np.where((s := x[-1] * w + b) > 0, s, 0.2 * s)).all()
+    kinds = {kernel.endswith("_any") for kernel in launched if "reduce" not in kernel}
+    assert kinds == {bool(skipped)}
+
+
+@pytest.mark.parametrize("tracked", [None, 41])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_statistics(dtype, tracked):
+    rng = np.random.default_rng(0)
+    for channels in (1, 300):
+        running = rng.normal(size=(2, channels)).astype(dtype)
+        new = rng.normal(size=(2, 1, channels, 1)).astype(dtype)
+        keys = {"momentum": 0.3, "count": 4}
+        expected = running.copy()
+        cpu.update_running(*expected, *new, **keys)
+        right = 0.7 * running + new.reshape(2, -1) * np.array([[0.3], [0.3 * 4 / 3]])
+        assert np.allclose(expected, right, 1e-6, 1e-6)
+        for order in ORDERS:
+            device = EmulatedDevice(order, watch="bounds")
+            found, count = running.copy(), None if tracked is None else np.array(tracked)
+            norm.update_running(device if dtype == np.float32 else Doubled(device), *found, *new, **keys, tracked=count)
+            assert np.allclose(found, expected, rtol=1e-6 if dtype == np.float32 else 1e-14, atol=1e-6)
+            assert count is None or count == tracked + 1
+
+
 @pytest.mark.parametrize("watch", ["bounds", "races"])
-@pytest.mark.parametrize(("shape", "axes", "vector"), [((2, 33, 3, 5), (0, 2, 3), (33, 1, 1)), ((5, 37), (1,), (37,))])
+@pytest.mark.parametrize(
+    ("shape", "axes", "vector"),
+    [
+        ((2, 33, 3, 5), (0, 2, 3), (33, 1, 1)), ((30, 20, 3, 9), (0, 2, 3), (20, 1, 1)),  # 1 and 4 channels a thread
+        ((2, 24, 5, 5), (2, 3), (24, 1, 1)), ((5, 37), (1,), (37,)),
+    ],
+)  # fmt: skip
 def test_every_access_is_right(watch, shape, axes, vector):
     rng = np.random.default_rng(0)
     x, device = image(rng, shape), EmulatedDevice("shuffled", watch=watch)
@@ -244,12 +314,25 @@ def test_every_access_is_right(watch, shape, axes, vector):
 def test_values_are_read_as_often_as_is_said():
     rows, channels = 128, 64
     x, y = np.ones((2, rows, channels), np.float32)
-    means, squares, m, v, r = np.ones((5, 1, channels), np.float32)
-    counts = run("norm", "norm_statistics", (2, 1), (32, 8), [x, means, squares, rows, channels], watch="races")
-    assert counts.loads == rows * 32 + 256  # once, and the first row by each thread
-    assert counts.barriers == 3  # 8 rows of threads to 4, 2, 1
-    counts = run("norm", "norm_apply", (2, 1), (32, 8), [x, m, r, None, None, y, rows, channels, 1, 1.0], watch="races")
-    assert (counts.loads, counts.stores, counts.barriers) == (rows * 32 + 2 * 256, rows * 32, 0)
+    parts = np.ones((4, 1, 2, channels), np.float32)
+    means, squares, sums, moments = parts
+    m, v, r, gw, gb = np.ones((5, 1, channels), np.float32)
+    grid, block = (4, 2), (4, 64)  # a block has 64 rows of 16 channels, in loads of four
+    count = partial(run, "norm", grid=grid, block=block, watch="races")
+    counts = count("norm_statistics", arguments=[x, means, squares, rows, channels])
+    assert counts.loads == 64 * 4 + 256  # once, and the first row by each thread
+    assert counts.barriers == 6  # 64 rows of threads to 32, 16, ... 1
+    given = [x, means, squares, None, None, y, m, v, r, rows, channels, 2, 1, 1e-5, 1.0]
+    counts = count("norm_apply", arguments=given)
+    assert (counts.loads, counts.stores) == (64 * 4 + 256 + 2 * 2 * 4, 64 * 4 + 3 * 4 / 2)  # m, v, r by every second
+    assert counts.barriers == 2  # of 2 parts
+    given = [x, y, m, r, None, None, sums, moments, rows, channels, 1, 1.0]
+    counts = count("norm_backward_sums", arguments=given)
+    assert counts.loads == 2 * 64 * 4 + 3 * 4 * 256  # m once, r twice by each thread
+    given = [x, y, m, r, None, None, sums, moments, x.copy(), gw, gb, rows, channels, 2, 1, 1.0]
+    assert count("norm_backward_apply", arguments=given).stores == 64 * 4 + 2 * 4 / 2
+    counts = count("norm_affine", arguments=[x, None, None, y, rows, channels, 1, 1.0])
+    assert (counts.loads, counts.stores, counts.barriers) == (64 * 4, 64 * 4, 0)
     counts = run(
         "norm", "norm_forward_naive", (64,), (256,), [x, None, None, y, m, v, r, rows, channels, 1, 1e-5, 1.0],
         watch="races",

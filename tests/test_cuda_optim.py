@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigan.kernels import recording
 from minigan.kernels.cuda import optim
 from minigan.kernels.emulator.device import EmulatedDevice
 from minigan.kernels.emulator.run import ORDERS
@@ -112,8 +113,8 @@ def close(found: Array, right: Array) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=12)
-@given(shapes, options, st.booleans(), orders, watches, st.integers(0, 99))
-def test_steps(rule: str, shapes: Any, options: Any, live: bool, order: str, watch: str | None, seed: int) -> None:
+@given(shapes, options, orders, watches, st.integers(0, 99))
+def test_steps(rule: str, shapes: Any, options: Any, order: str, watch: str | None, seed: int) -> None:
     formula, names, call = RULES[rule]
     device, rng = EmulatedDevice(order, seed, watch), np.random.default_rng(seed)
     parameters = draw(rng, [*shapes, (2,)])
@@ -122,8 +123,7 @@ def test_steps(rule: str, shapes: Any, options: Any, live: bool, order: str, wat
     right = {name: np.zeros(w.size) for name in names.split()}
     for step in range(1, STEPS + 1):
         gradients, lr = draw(rng, [*shapes, (2,)]), 0.1 / step
-        rate = np.array([lr], np.float32) if live and "adam" not in rule and "ams" not in rule else lr
-        call(device, (parameters, gradients, decay, factor, maximize), state, step, rate)
+        call(device, (parameters, gradients, decay, factor, maximize), state, step, lr)
         g = flat(gradients) * (-1 if maximize else 1) + decay * w
         w = factor * w - formula(g, right, step, lr)
         for name in state:
@@ -133,35 +133,70 @@ def test_steps(rule: str, shapes: Any, options: Any, live: bool, order: str, wat
         right = {name: values.astype(np.float64) for name, values in state.items()}
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("decoupled", [0.0, 0.3])
-def test_adam_counts_on_the_device(decoupled: float, order: str) -> None:
-    """From any step, as the same arguments are launched again and again; the learning rate may change in between."""
-    device, rng = EmulatedDevice(order, watch="bounds"), np.random.default_rng(0)
-    parameters, w = draw(rng, [(7,), (300,)]), None
-    m, v, right = np.zeros(307, np.float32), np.zeros(307, np.float32), {"m": np.zeros(307), "v": np.zeros(307)}
-    live = optim.adam_state(device, 4, 0.1)
-    gradients, w = draw(rng, [(7,), (300,)]), flat(parameters)
-    for step, lr in ((5, 0.1), (6, 0.1), (7, 0.02)):
-        live[1] = lr
-        optim.adam_step_live(device, (parameters, gradients, 0.0, 1.0, False), m, v, None, live, B1, B2, EPS, decoupled)
-        w = (1 - lr * decoupled) * w - adam(False)(flat(gradients), right, step, lr)
-        close(flat(parameters), w)
-        assert live[0] == step
-    with pytest.raises(ValueError, match="live of shape"):
-        optim.adam_step_live(device, (parameters, gradients, 0.0, 1.0, False), m, v, None, live[:2], B1, B2, EPS)
+def test_replays_have_the_numbers_of_their_own_step(rule: str, order: str) -> None:
+    """A launch is captured, and then its call is made once more before each replay, with other numbers."""
+
+    def steps(captured: bool) -> list[Array]:
+        device, rng = EmulatedDevice(order, watch="bounds"), np.random.default_rng(0)
+        parameters, gradients = draw(rng, [(7,), (300,)]), draw(rng, [(7,), (300,)])
+        state = {name: np.zeros(307, np.float32) for name in RULES[rule][1].split()}
+        now = [1]
+
+        def call() -> None:
+            step = now[0]
+            weights = (parameters, gradients, 0.1 / step, 1 - 0.2 / step, True)
+            RULES[rule][2](device, weights, state, step, 0.1 / step)
+
+        if captured:
+            with device.capture() as found:
+                call()
+            found.before.append(call)
+        for step in range(1, 6):
+            now[0] = step
+            found.replay() if captured else call()
+        return [*parameters, *state.values()]
+
+    for found, right in zip(steps(True), steps(False), strict=True):
+        assert np.isfinite(right).all()
+        np.testing.assert_array_equal(found, right)
+
+
+def test_more_numbers_than_there_is_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "NUMBERS", 20)
+    device, weights = EmulatedDevice(), ([np.ones(2, np.float32)], [np.ones(2, np.float32)], 0.0, 1.0, False)
+    with device.capture():
+        for _ in range(4):  # of five numbers each
+            optim.sgd_step(device, weights, None, 0.1, 0.0, 0.0, False)
+        with pytest.raises(recording.CaptureError, match="more than 20 numbers of float32"):
+            optim.sgd_step(device, weights, None, 0.1, 0.0, 0.0, False)
+
+
+def test_a_capture_that_failed_leaves_no_table_behind() -> None:
+    """Which would be found for the same arrays, and never was filled."""
+    device, w, g = EmulatedDevice(), np.ones(2, np.float32), np.ones(2, np.float32)
+
+    def call() -> None:
+        optim.sgd_step(device, ([w], [g], 0.0, 1.0, False), None, 0.5, 0.0, 0.0, False)
+
+    def fails() -> None:
+        with device.capture():
+            call()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    call()
+    assert w.tolist() == [0.5, 0.5]
 
 
 def test_bias_corrections_are_exact_to_float32() -> None:
     """With β2 = 0.999, where 1 - β2 in float32 would have an error of 5e-5: the first step is lr·sign(g)."""
-    for call in ("plain", "live"):
-        device, w, g = EmulatedDevice(), np.zeros(9, np.float32), np.linspace(-3, 3, 9).astype(np.float32) + 0.1
-        m, v, weights = np.zeros(9, np.float32), np.zeros(9, np.float32), ([w], [g], 0.0, 1.0, False)
-        if call == "live":
-            optim.adam_step_live(device, weights, m, v, None, optim.adam_state(device, 0, 0.01), 0.9, 0.999, 0.0)
-        else:
-            optim.adam_step(device, weights, m, v, None, 1, 0.01, 0.9, 0.999, 0.0)
-        np.testing.assert_allclose(w, -0.01 * np.sign(g), rtol=1e-6, equal_nan=False)
+    device, w, g = EmulatedDevice(), np.zeros(9, np.float32), np.linspace(-3, 3, 9).astype(np.float32) + 0.1
+    m, v, weights = np.zeros(9, np.float32), np.zeros(9, np.float32), ([w], [g], 0.0, 1.0, False)
+    optim.adam_step(device, weights, m, v, None, 1, 0.01, 0.9, 0.999, 0.0)
+    np.testing.assert_allclose(w, -0.01 * np.sign(g), rtol=1e-6, equal_nan=False)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -86,12 +86,16 @@ def run(net, x, training, fused):
 
 
 def same(found, expected):
+    """To the bit; but a CUDA kernel that does several things makes its sums in another order than one for each."""
+    exact = mg.get_default_device().type in ("cpu", "strict")
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
             assert np.isfinite(a).all()
-            np.testing.assert_array_equal(a, b)
+            rounding = 0 if exact or b.dtype.kind != "f" else np.finfo(b.dtype).eps
+            tolerance = 1000 * rounding * max(1, np.abs(b).max(initial=0))
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 @given(nets(), st.booleans(), st.booleans(), st.sampled_from([mg.float32, mg.float64]), st.integers(0, 99))
@@ -262,6 +266,7 @@ def test_values_that_are_not_numbers_stay(op):
 
 
 @pytest.mark.parametrize("shape", [(64, 32, 16, 16), (3000, 100), (32, 3, 63, 61)], ids=str)
+@pytest.mark.skipif("config.getoption('--device') not in ('cpu', 'strict')", reason="of the CPU's threads")
 def test_the_number_of_threads_changes_no_bit(shape):
     """Arrays that are large enough for several pieces."""
     layer = nn.BatchNorm1d(shape[1]) if len(shape) == 2 else nn.BatchNorm2d(shape[1])

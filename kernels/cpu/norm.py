@@ -16,7 +16,7 @@ from .memory import scratch
 from .rows import Piece, Rows, rows_of
 from .workers import each
 
-__all__ = ["normalize", "normalize_backward"]
+__all__ = ["normalize", "normalize_backward", "update_running"]
 
 Array = np.ndarray[Any, Any]
 Axes = tuple[int, ...]
@@ -80,6 +80,25 @@ def normalize_backward(
             gy = leaky_relu_backward(gy, _affine(x, w, b, m, r), slope)
         return _whole_backward(gy, x, w, m, r, axes, needs, shapes)
     return _rows_backward(gy, x, m, r, vectors, rows, slope, needs, shapes)
+
+
+def update_running(
+    running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float, count: int,
+    tracked: Array | None = None,
+) -> None:  # fmt: skip
+    """running ← (1 - momentum)·running + momentum·new, in place; `var` is of `count` values, and biased.
+
+    `tracked`, one integer, becomes larger by one.
+
+    >>> running, new = np.zeros((2, 1)), np.ones((2, 1))
+    >>> update_running(*running, *new, 0.5, 2)
+    >>> running.tolist()
+    [[0.5], [1.0]]
+    """
+    if tracked is not None:
+        tracked += 1
+    running_mean[...] = running_mean * (1 - momentum) + mean.reshape(-1) * momentum
+    running_var[...] = running_var * (1 - momentum) + var.reshape(-1) * (momentum * count / (count - 1))
 
 
 # As rows of channels, in pieces -------------------------------------------------------------------------------

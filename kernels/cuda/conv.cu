@@ -109,3 +109,13 @@ extern "C" __global__ void __launch_bounds__(256) conv_repack(const float *__res
   turn(tile, from + matrix * rows * columns, to + matrix * rows * columns, rows, columns, blockIdx.x % tiles,
        [=](int column) { return column % taps * channels + column / taps; });
 }
+
+// Images [N, C, H·W] of a few channels as [N, H·W, C], of which tiles of conv_repack would be almost empty. `pixels` are
+// N·H·W, `size` is H·W. A thread moves one pixel: neighbours read side by side. Grid (pixels / 256), block (256).
+extern "C" __global__ void __launch_bounds__(256)
+    conv_channels_last(const float *__restrict__ from, float *__restrict__ to, int pixels, int channels, int size) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= pixels) return;
+  from += i / size * channels * size + i % size, to += i * channels;
+  for (int c = 0; c < channels; c++) to[c] = from[c * size];
+}

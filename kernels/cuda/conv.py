@@ -1,4 +1,4 @@
-"""Convolution on a GPU: which kernels make it, in how many blocks, and in what order its arrays lie for them.
+"""Convolution on a GPU: which kernels make it, and in how many blocks.
 
 The three are the derivatives of one trilinear form, as on the CPU (`minigan.kernels.cpu.conv`). Each is a product of
 two matrices: one of the image's values, of which only the places are computed (`conv_shape.cuh`), and one of the
@@ -8,7 +8,6 @@ results; other images are copied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
 from typing import Any
@@ -17,9 +16,11 @@ import numpy as np
 
 from ..cpu.conv import _sizes as checked_sizes
 from ..geometry import ConvGeometry
-from .elementwise import copy
+from .conv_memory import by_columns, by_phases, by_pixels, channels_first, channels_last, repacked, without_gaps
+from .conv_thin import fits_colours, launch_colours, parts_of_colours, sum_colours, wasteful
+from .double import Doubled
 
-__all__ = ["RUNGS", "Kept", "Plan", "Rung", "Shape", "choose", "conv", "conv_transpose", "conv_weight_grad"]
+__all__ = ["RUNGS", "Kept", "Plan", "Rung", "Shape", "choose", "conv", "conv_transpose", "conv_weight_grad", "file_of"]
 
 Array = Any
 Ints = tuple[int, ...]
@@ -33,7 +34,9 @@ THREADS = 256
 class Rung:
     """A kernel's tile: rows and columns that a block makes, and the step along the depth that both matrices share.
 
-    `by_fours`: channels of both images are multiples of 4 in each group. `thin`: at most 4 columns.
+    `by_fours`: channels of both images are multiples of 4 in each group. `thin`: at most 4 columns. `hopper`: for
+    compute capability 9.0 alone; channels that are read are multiples of 32, columns of 8, of a weight gradient of 4.
+    `shared`: bytes of dynamic shared memory.
     """
 
     name: str
@@ -42,6 +45,14 @@ class Rung:
     by_fours: bool = False
     thin: bool = False
     minimum_arch: int = 75
+    hopper: bool = False
+    shared: int = 0
+
+
+def _hopper(name: str, rows: int, columns: int, stages: int) -> Rung:
+    """Of `conv_hopper.cu`, where a stage has a tile of both matrices, and tiles begin at multiples of 1024 bytes."""
+    shared = stages * (rows + columns) * 32 * 4 + 1024
+    return Rung(name, (rows, columns, 32), "conv_hopper", minimum_arch=90, hopper=True, shared=shared)
 
 
 # Of each op the kernels are conv_forward_*, conv_transpose_* and conv_weight_*, the last without a thin one.
@@ -52,13 +63,20 @@ RUNGS: dict[str, Rung] = {
     "blocked": Rung("v2 registers", (64, 64, 16), by_fours=True),
     "blocked_wide": Rung("v2 registers, wide", (128, 128, 8), by_fours=True),
     "thin": Rung("v2 thin", (128, 4, 256), thin=True),
+    "colours": Rung("v2 colours", (128, 64, 1), "conv_thin"),
     "tf32": Rung("v3 TF32", (128, 128, 16), "conv_tensor", True, minimum_arch=80),
     "tf32_narrow": Rung("v3 TF32, narrow", (128, 64, 16), "conv_tensor", True, minimum_arch=80),
     "bf16": Rung("v4 bf16", (128, 128, 16), "conv_tensor", True, minimum_arch=80),
     "bf16_narrow": Rung("v4 bf16, narrow", (128, 64, 16), "conv_tensor", True, minimum_arch=80),
+    "wgmma": _hopper("v5 TF32, Hopper", 128, 128, 3),
+    "wgmma_narrow": _hopper("v5 TF32, Hopper, narrow", 256, 64, 2),
 }
 # Large tiles and small ones for each precision of the operands, which is fp32, TF32 or bf16; sums are always fp32.
 TILES = {"highest": ("blocked_wide", "blocked"), "high": ("tf32", "tf32_narrow"), "medium": ("bf16", "bf16_narrow")}
+HOPPER = ("wgmma", "wgmma_narrow")  # of "high", where they fit
+AS_STORED = ("naive", "colours")  # the weights are taken as they are
+HOPPER_WEIGHT = "conv_hopper_weight"
+HOPPER_WEIGHT_SHARED = 3 * (128 + 136) * 32 * 4 + 1024
 FILES = {"forward": "conv", "transpose": "conv_transpose", "weight": "conv_weight"}
 
 
@@ -136,7 +154,7 @@ class Shape:
         """How many tiles there are: of rows, of columns of all groups, and phases."""
         rows, columns, _ = self.product(op)
         tile = RUNGS[rung].tile
-        phases = prod(self.stride) if op == "transpose" else 1
+        phases = prod(self.stride[1:]) if op == "transpose" else 1
         return -(-rows // tile[0]), -(-columns // tile[1]) * self.groups, phases
 
     def arguments(self, axes: int) -> list[int]:
@@ -154,53 +172,67 @@ class Plan:
     turned: bool = False
 
 
+def file_of(op: str, rung: str) -> str:
+    """The file that has a rung's kernel of an op."""
+    return HOPPER_WEIGHT if RUNGS[rung].hopper and op == "weight" else RUNGS[rung].file or FILES[op]
+
+
 def fits(op: str, rung: str, shape: Shape) -> bool:
     """Whether a rung computes it at all.
 
     >>> image = Shape.of(ConvGeometry.conv((64, 64), (4, 4), stride=2, padding=1), 128, 3, 64)
     >>> [rung for rung in RUNGS if fits("forward", rung, image)]
-    ['naive', 'tiled', 'blocked_any']
+    ['naive', 'tiled', 'blocked_any', 'colours']
     >>> [rung for rung in RUNGS if fits("transpose", rung, image)]
-    ['naive', 'tiled', 'blocked_any', 'thin']
+    ['naive', 'tiled', 'blocked_any', 'thin', 'colours']
     """
     read, columns = shape.per_group(op)
     if rung == "naive":
         return True
-    if shape.input[0] > 1 or shape.kernel[0] > 1 or shape.output[0] > 1:
+    if shape.pad[0] or max(shape.input[0], shape.kernel[0], shape.output[0]) > 1:  # not an image
         return False
+    if rung == "colours":
+        return fits_colours(op, shape)
     if RUNGS[rung].thin:
         return op != "weight" and read % 4 == 0 and columns <= 4
+    if RUNGS[rung].hopper:
+        return fits(op, "blocked", shape) and rung == "wgmma" if op == "weight" else read % 32 == columns % 8 == 0
     return not RUNGS[rung].by_fours or (read % 4 == 0 and columns % 4 == 0)
 
 
-def choose(op: str, shape: Shape, precision: str = "highest", arch: int = 90) -> Plan:
+def choose(op: str, shape: Shape, precision: str = "highest", arch: int = 90, double: bool = False) -> Plan:
     """The plan for `op`, one of "forward", "transpose" and "weight".
 
     Large tiles load less. They are taken where they give work to at least half of the multiprocessors, with the depth
-    split if need be. A GPU without tensor cores for a precision computes with a higher one.
+    split if need be. A GPU without tensor cores for a precision computes with a higher one. `double`: of
+    float64, which `conv_thin.cu` does not have.
 
     >>> layer = Shape.of(ConvGeometry.conv((8, 8), (4, 4), stride=2, padding=1), 128, 256, 512)
     >>> [(plan.rung, plan.splits) for plan in (choose(op, layer, "high") for op in FILES)]
-    [('tf32', 2), ('tf32', 1), ('tf32', 1)]
+    [('wgmma', 2), ('wgmma', 1), ('wgmma', 2)]
     """
     if precision not in TILES:
         raise ValueError(f"conv: got precision {precision!r}, expected one of {[*TILES]}")
     read, columns = shape.per_group(op)
     if not fits(op, "tiled", shape) or (shape.groups > 1 and min(read, columns) < 8):
         return Plan("naive")  # of volumes; and tiles would be almost empty
-    if fits(op, "thin", shape):
-        return _split(op, "thin", shape)
     if op == "weight" and shape.groups == 1 and max(shape.stride) == 1:
         turned = shape.turned()
         if prod(turned.tiles(op, "blocked")) < prod(shape.tiles(op, "blocked")):
-            return replace(_blocked(op, turned, precision, arch), turned=True)
-    return _blocked(op, shape, precision, arch)
+            return replace(_fastest(op, turned, precision, arch, double), turned=True)
+    return _fastest(op, shape, precision, arch, double)
 
 
-def _blocked(op: str, shape: Shape, precision: str, arch: int) -> Plan:
+def _fastest(op: str, shape: Shape, precision: str, arch: int, double: bool) -> Plan:
+    if fits(op, "colours", shape) and not wasteful(op, shape) and not double:
+        return Plan("colours", parts_of_colours(op, shape))
+    if fits(op, "thin", shape):
+        return _split(op, "thin", shape)
     if not fits(op, "blocked", shape):
         return _split(op, "blocked_any", shape)
     large, small = TILES[precision if arch >= 80 else "highest"]
+    if precision != "highest" and arch == 90:  # also faster than v4 with bf16, and more precise
+        large, small = (new if fits(op, new, shape) else old for new, old in zip(HOPPER, (large, small), strict=True))
     plan = _split(op, large, shape)
     enough = prod(shape.tiles(op, large)) * plan.splits >= MULTIPROCESSORS // 2
     return plan if enough and shape.per_group(op)[1] > 64 else _split(op, small, shape)
@@ -208,7 +240,8 @@ def _blocked(op: str, shape: Shape, precision: str, arch: int) -> Plan:
 
 def _split(op: str, rung: str, shape: Shape) -> Plan:
     depth = shape.product(op)[2]
-    return Plan(rung, max(1, min(MULTIPROCESSORS // prod(shape.tiles(op, rung)), depth // SHORTEST_SPLIT)))
+    blocks = MULTIPROCESSORS * (2 if file_of(op, rung) == HOPPER_WEIGHT else 1)  # of those, two hide each other's waits
+    return Plan(rung, max(1, min(blocks // prod(shape.tiles(op, rung)), depth // SHORTEST_SPLIT)))
 
 
 # The three -----------------------------------------------------------------------------------------------------------
@@ -228,14 +261,16 @@ def conv(
     [[[[10.0, 32.0]]]]
     """
     batch, channels, filters = checked_sizes("conv", g, x=x, w=w)
-    w = _without_gaps(device, w)
+    w = without_gaps(device, w)
     y = device.empty((batch, *g.output, filters), np.float32)
     if y.size:
         shape, plan = _planned(device, "forward", g, (batch, channels, filters), precision, plan)
-        if plan.rung != "naive":
-            w = _repacked(device, w, 1, filters, channels // g.groups, g.taps)
-        _multiply(device, "forward", plan, shape, (_channels_last(device, x), w), y)
-    return _channels_first(y)
+        if RUNGS[plan.rung].hopper:
+            w = by_columns(device, "forward", w, g, shape)
+        elif plan.rung not in AS_STORED:
+            w = repacked(device, w, 1, filters, channels // g.groups, g.taps)
+        _multiply(device, "forward", plan, shape, (channels_last(device, x), w), y)
+    return channels_first(y)
 
 
 def conv_transpose(
@@ -252,16 +287,18 @@ def conv_transpose(
     [[[[3.0, 30.0, 4.0, 40.0]]]]
     """
     batch, channels, filters = checked_sizes("conv_transpose", g, w=w, y=y)
-    w = _without_gaps(device, w)
+    w = without_gaps(device, w)
     x = device.empty((batch, *g.input, channels), np.float32)
     if x.size:
         shape, plan = _planned(device, "transpose", g, (batch, channels, filters), precision, plan)
-        if plan.rung != "naive" and g.is_gemm and g.taps > 1:
-            w = _repacked(device, w, filters, channels, 1, g.taps)
-        elif plan.rung != "naive" and not g.is_gemm:
-            w = _by_phases(device, w, shape)
-        _multiply(device, "transpose", plan, shape, (_channels_last(device, y), w), x)
-    return _channels_first(x)
+        if RUNGS[plan.rung].hopper:
+            w = by_columns(device, "transpose", w, g, shape)
+        elif plan.rung not in AS_STORED and g.is_gemm and g.taps > 1:
+            w = repacked(device, w, filters, channels, 1, g.taps)
+        elif plan.rung not in AS_STORED and not g.is_gemm:
+            w = by_phases(device, w, shape)
+        _multiply(device, "transpose", plan, shape, (channels_last(device, y), w), x)
+    return channels_first(x)
 
 
 def conv_weight_grad(
@@ -286,15 +323,20 @@ def conv_weight_grad(
     if not w.size:
         return w
     shape, plan = _planned(device, "weight", g, (batch, channels, filters), precision, plan)
-    images = (_channels_last(device, x), _channels_last(device, y))
+    images = (channels_last(device, x), channels_last(device, y))
     if plan.rung == "naive":
         _multiply(device, "weight", plan, shape, images, w)
         return w
     if plan.turned:
         shape, images = shape.turned(), images[::-1]
+    if RUNGS[plan.rung].hopper:
+        images = (images[0], by_pixels(device, images[1]))
     parts = device.empty((plan.splits, w.size), np.float32)
     _launch(device, "weight", plan, shape, images, parts)
     rows, columns = (filters * channels, 1) if plan.turned else (filters, per_group)
+    if plan.rung == "colours":
+        sum_colours(device, parts, w, rows, columns, g.taps)
+        return w
     blocks = -(-rows // 32) * -(-columns * g.taps // 32)
     device.launch(
         "conv_weight", "conv_weight_sum", (blocks,), (THREADS,), [parts, w, plan.splits, rows, columns, g.taps]
@@ -307,9 +349,9 @@ def _planned(
 ) -> tuple[Shape, Plan]:
     stored = Shape.of(g, *sizes)
     shape = stored.as_matrix() if g.is_gemm else stored
-    plan = plan or choose(op, shape, precision, getattr(device, "arch", 90))
+    plan = plan or choose(op, shape, precision, getattr(device, "arch", 90), isinstance(device, Doubled))
     may_turn = op == "weight" and g.groups == 1 and max(g.stride) == 1 and not g.is_gemm
-    if not fits(op, plan.rung, shape) or (plan.turned and not may_turn):
+    if not fits(op, plan.rung, shape.turned() if plan.turned else shape) or (plan.turned and not may_turn):
         raise ValueError(f"conv: {plan} of {op!r} does not fit {shape}")
     return (stored if plan.rung == "naive" else shape), plan
 
@@ -325,52 +367,15 @@ def _multiply(device: Any, op: str, plan: Plan, shape: Shape, operands: tuple[Ar
 
 
 def _launch(device: Any, op: str, plan: Plan, shape: Shape, operands: tuple[Array, Array], out: Array) -> None:
-    file, kernel = RUNGS[plan.rung].file or FILES[op], f"conv_{op}_{plan.rung}"
+    file, kernel = file_of(op, plan.rung), f"conv_{op}_{plan.rung}"
     if plan.rung == "naive":
         device.launch(file, kernel, (-(-out.size // THREADS),), (THREADS,), [*operands, out, *shape.arguments(3)])
         return
+    if plan.rung == "colours":
+        launch_colours(device, op, plan.splits, shape, operands, out)
+        return
     rows, columns, phases = shape.tiles(op, plan.rung)
     grid = (rows, columns, phases * plan.splits)
-    device.launch(file, kernel, grid, (THREADS,), [*operands, out, *shape.arguments(2), plan.splits])
-
-
-# Orders in memory ----------------------------------------------------------------------------------------------------
-
-
-def _repacked(device: Any, array: Array, batches: int, rows: int, channels: int, taps: int) -> Array:
-    """Each [rows][channels · taps] as [taps][channels][rows]."""
-    out = device.empty((batches * taps * channels, rows), np.float32)
-    blocks = batches * -(-rows // 32) * -(-channels * taps // 32)
-    device.launch("conv", "conv_repack", (blocks,), (THREADS,), [array, out, rows, channels, taps])
-    return out
-
-
-def _by_phases(device: Any, w: Array, shape: Shape) -> Array:
-    """The weights for an input gradient: a matrix for each phase, with room for as many taps as the largest has."""
-    channels, columns = shape.per_group("transpose")
-    depth, rows = shape.product("transpose")[2], channels * columns
-    out = device.empty((shape.groups * prod(shape.stride), depth, columns), np.float32)
-    blocks = shape.groups * -(-rows // 32) * -(-prod(shape.kernel) // 32)
-    sizes = (n for size in (shape.kernel, shape.stride, shape.dilation, shape.pad) for n in size[1:])
-    device.launch("conv_transpose", "conv_transpose_repack", (blocks,), (THREADS,), [w, out, rows, *sizes])
-    return out
-
-
-def _without_gaps(device: Any, array: Array) -> Array:
-    return array if array.flags.c_contiguous else copy(device, array)
-
-
-def _channels_last(device: Any, image: Array) -> Array:
-    """(N, C, *spatial) as (N, *spatial, C) without gaps: the same memory if it lies so, or a copy."""
-    last = image.transpose((0, *range(2, image.ndim), 1))
-    if last.flags.c_contiguous:
-        return last
-    if not image.flags.c_contiguous:
-        return _without_gaps(device, last)
-    batch, channels, *spatial = image.shape
-    return _repacked(device, image, batch, channels, 1, prod(spatial)).reshape(last.shape)
-
-
-def _channels_first(image: Array) -> Array:
-    axes: Sequence[int] = range(1, image.ndim - 1)
-    return image.transpose((0, image.ndim - 1, *axes))
+    arguments = [*operands, out, *shape.arguments(2), plan.splits]
+    shared = HOPPER_WEIGHT_SHARED if file == HOPPER_WEIGHT else RUNGS[plan.rung].shared
+    device.launch(file, kernel, grid, (THREADS,), arguments, shared)

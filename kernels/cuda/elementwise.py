@@ -23,7 +23,8 @@ from .operations import C_TYPES, OPERATIONS, result_types
 from .source import HERE
 
 __all__ = [
-    "Input", "copy", "erf", "evaluate", "fill", "leaky_relu", "leaky_relu_backward", "merged", "source_of",
+    "Input", "copy", "empty_like", "erf", "evaluate", "fill", "leaky_relu", "leaky_relu_backward", "merged",
+    "source_of",
 ]  # fmt: skip
 
 Array = Any  # of NumPy or CuPy
@@ -164,7 +165,7 @@ def evaluate(device: Any, name: str, *operands: Array | Number | None, out: Arra
     arrays = [operand for operand in given if _is_array(operand)]
     shape = np.broadcast_shapes(*(array.shape for array in arrays))
     if out is None:
-        out = _empty_like(device, arrays, shape, types[-1])
+        out = empty_like(device, arrays, shape, types[-1])
     elif out.shape != shape or not np.can_cast(types[-1], out.dtype, "same_kind"):
         raise ValueError(f"{name}: got out of {out.dtype} {out.shape}, expected {types[-1]} {shape}")
     assert expression is not None
@@ -305,7 +306,7 @@ def _strides(array: Array, shape: Sequence[int]) -> Strides:
     return (0,) * lead + tuple(own)
 
 
-def _empty_like(device: Any, arrays: Sequence[Array], shape: tuple[int, ...], dtype: np.dtype) -> Array:
+def empty_like(device: Any, arrays: Sequence[Array], shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """Memory for a result, in the order of the first array of its shape: images with channels last stay so."""
     like = next((array for array in arrays if array.shape == shape), None)
     if like is None or like.flags.c_contiguous:

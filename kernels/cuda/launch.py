@@ -13,6 +13,7 @@ from .source import Kernel, Parameter
 
 __all__ = ["Launch", "checked", "packed"]
 
+MOST_VALUES = 2**31 - 1
 MOST_BLOCKS = 65535  # along the second and third axis of a grid, on every GPU
 
 
@@ -50,13 +51,13 @@ def checked(
     return Launch(kernel.name, (x, y, z), (width, height, depth), shared, minimum_arch)
 
 
-def packed(kernel: Kernel, arguments: Sequence[Any], address: Callable[[Any], int]) -> list[np.ndarray]:
-    """The arguments as arrays of one value each, of the parameters' types; `address` tells where an array lies.
+def packed(kernel: Kernel, arguments: Sequence[Any], address: Callable[[Any], int]) -> list[np.generic]:
+    """The arguments as scalars of the parameters' types; `address` tells where an array lies.
 
     >>> from minigan.kernels.cuda.source import kernels_in
     >>> kernel = kernels_in('extern "C" __global__ void f(const float *x, float a, int n) {}')["f"]
-    >>> packed(kernel, [np.ones(3, np.float32), 2, 3], lambda array: array.ctypes.data)[1]
-    array(2., dtype=float32)
+    >>> packed(kernel, [np.ones(3, np.float32), 2, 3], lambda array: array.ctypes.data)[1:]
+    [np.float32(2.0), np.int32(3)]
     >>> packed(kernel, [np.ones(3), 2, 3], lambda array: array.ctypes.data)
     Traceback (most recent call last):
     TypeError: kernel f: argument 'const float *x' got an array of float64, expected float32
@@ -66,42 +67,51 @@ def packed(kernel: Kernel, arguments: Sequence[Any], address: Callable[[Any], in
         raise TypeError(
             f"kernel {kernel.name}: got {len(arguments)} arguments, expected {len(kernel.parameters)}: {names}"
         )
-    return [
-        _pointer(kernel, parameter, given, address) if parameter.pointer else _number(kernel, parameter, given)
-        for parameter, given in zip(kernel.parameters, arguments, strict=True)
-    ]
-
-
-def _pointer(kernel: Kernel, parameter: Parameter, array: Any, address: Callable[[Any], int]) -> np.ndarray:
-    where = f"kernel {kernel.name}: argument '{parameter}'"
-    if array is None:
-        return np.array(0, np.uint64)
-    if not hasattr(array, "dtype") or not hasattr(array, "flags"):
-        raise TypeError(f"{where} got {type(array).__name__}, expected an array of {parameter.dtype}")
-    if array.dtype != parameter.dtype:
-        raise TypeError(f"{where} got an array of {array.dtype}, expected {parameter.dtype}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{where} got strides {array.strides} for shape {array.shape}, expected C order without gaps")
-    if array.size > np.iinfo(np.int32).max:
-        raise ValueError(f"{where} got {array.size} values, expected at most 2³¹ - 1: kernels count in 32 bits")
-    bytes = parameter.dtype.itemsize * parameter.values
-    if array.size % parameter.values or address(array) % bytes:
-        raise ValueError(
-            f"{where} got {array.size} values at address {address(array):#x}, expected multiples of {parameter.values} "
-            f"values and of {bytes} bytes"
-        )
-    return np.array(address(array), np.uint64)
-
-
-def _number(kernel: Kernel, parameter: Parameter, given: Any) -> np.ndarray:
-    where = f"kernel {kernel.name}: argument '{parameter}'"
-    if not isinstance(given, (int, float, np.integer, np.floating, np.bool_)):
-        raise TypeError(f"{where} got {type(given).__name__}, expected a number")
-    if parameter.dtype.kind == "f":
-        return np.array(given, parameter.dtype)
-    if isinstance(given, (float, np.floating)):
-        raise TypeError(f"{where} got {given!r}, expected an integer")
     try:
-        return np.array(int(given), parameter.dtype)
+        return [
+            _pointer(parameter, given, address) if parameter.pointer else _number(parameter, given)
+            for parameter, given in zip(kernel.parameters, arguments, strict=True)
+        ]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise type(error)(f"kernel {kernel.name}: {error}") from None
+
+
+# Hundreds of launches make a training step: these two take some hundred nanoseconds each, and make no text in vain.
+
+
+def _pointer(parameter: Parameter, array: Any, address: Callable[[Any], int]) -> np.uint64:
+    if array is None:
+        return np.uint64(0)
+    if not hasattr(array, "flags"):
+        raise TypeError(f"argument '{parameter}' got {type(array).__name__}, expected an array of {parameter.dtype}")
+    if array.dtype != parameter.dtype:
+        raise TypeError(f"argument '{parameter}' got an array of {array.dtype}, expected {parameter.dtype}")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"argument '{parameter}' got strides {array.strides} for shape {array.shape}, expected C order without gaps"
+        )
+    size, values, place = array.size, parameter.values, address(array)
+    if size > MOST_VALUES:
+        raise ValueError(
+            f"argument '{parameter}' got {size} values, expected at most 2³¹ - 1: kernels count in 32 bits"
+        )
+    bytes = parameter.dtype.itemsize * values
+    if size % values or place % bytes:
+        raise ValueError(
+            f"argument '{parameter}' got {size} values at address {place:#x}, expected multiples of {values} values "
+            f"and of {bytes} bytes"
+        )
+    return np.uint64(place)
+
+
+def _number(parameter: Parameter, given: Any) -> np.generic:
+    if not isinstance(given, (int, float, np.integer, np.floating, np.bool_)):
+        raise TypeError(f"argument '{parameter}' got {type(given).__name__}, expected a number")
+    if parameter.dtype.kind == "f":
+        return parameter.dtype.type(given)
+    if isinstance(given, (float, np.floating)):
+        raise TypeError(f"argument '{parameter}' got {given!r}, expected an integer")
+    try:
+        return parameter.dtype.type(int(given))
     except OverflowError:
-        raise OverflowError(f"{where} got {given!r}, which {parameter.dtype} cannot hold") from None
+        raise OverflowError(f"argument '{parameter}' got {given!r}, which {parameter.dtype} cannot hold") from None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import reduce
+from .double import real
 from .layout import BLOCKS, THREADS, Array, gathered, in_memory_order
 
 __all__ = [
@@ -18,10 +19,10 @@ __all__ = [
 SHORT = 256  # values of a row: for so many, a warp is enough
 
 
-def _check(name: str, *arrays: Array) -> None:
+def _check(device: Any, name: str, *arrays: Array | None) -> None:
     for array in arrays:
-        if array.dtype != np.float32:
-            raise TypeError(f"{name}: got an array of {array.dtype}, expected float32")
+        if array is not None and array.dtype != real(device):
+            raise TypeError(f"{name}: got an array of {array.dtype}, expected {real(device)}")
 
 
 def _back(x: Array, order: tuple[int, ...]) -> Array:
@@ -41,7 +42,7 @@ def bce_with_logits(device: Any, x: Array, t: Array, reduction: str, rung: str |
     >>> round(float(bce_with_logits(EmulatedDevice(), zeros, zeros, "sum")), 4)
     2.7726
     """
-    _check("bce_with_logits", x, t)
+    _check(device, "bce_with_logits", x, t)
     order, n = in_memory_order(x.strides, x.shape), x.size
     share = (1 / n if n else nan) if reduction == "mean" else 1.0
     pair = [gathered(device, x, order), gathered(device, t, order, x.shape)]
@@ -55,16 +56,19 @@ def bce_with_logits(device: Any, x: Array, t: Array, reduction: str, rung: str |
     blocks = max(1, min(BLOCKS, -(-n // THREADS)))
     sums = device.empty((blocks,), x.dtype)
     device.launch("loss", "bce_forward_sums", (blocks,), (THREADS,), [*pair, sums, n, share])
-    return reduce.sum(device, sums)
+    return sums.reshape(()) if blocks == 1 else reduce.sum(device, sums)
 
 
 def bce_with_logits_backward(
-    device: Any, gl: Array, x: Array, t: Array, reduction: str, needs: tuple[bool, bool] = (True, False)
+    device: Any, gl: Array, x: Array, t: Array | None, reduction: str, needs: tuple[bool, bool] = (True, False)
 ) -> tuple[Array | None, Array | None]:  # fmt: skip
-    """Gradients of x and t: gl·((1 - t)·σ(x) - t·σ(-x)) and -gl·x, for a mean divided by the number of pairs."""
-    _check("bce_with_logits_backward", gl, x, t)
+    """Gradients of x and t: gl·((1 - t)·σ(x) - t·σ(-x)) and -gl·x, for a mean divided by the number of pairs.
+
+    t may be None if the gradient of x is not needed.
+    """
+    _check(device, "bce_with_logits_backward", gl, x, t)
     order, n = in_memory_order(x.strides, x.shape), x.size
-    values, targets = gathered(device, x, order), gathered(device, t, order, x.shape)
+    values, targets = gathered(device, x, order), None if t is None else gathered(device, t, order, x.shape)
     given = gathered(device, gl, order) if reduction == "none" else gl.reshape(1)
     gx, gt = (device.empty(values.shape, x.dtype) if need else None for need in needs)
     if n:
@@ -105,7 +109,7 @@ def log_softmax_backward(device: Any, gy: Array, y: Array, dim: int = -1) -> Arr
 
 
 def _forward(device: Any, x: Array, dim: int, logs: int, rung: str | None) -> Array:
-    _check("softmax", x)
+    _check(device, "softmax", x)
     order = _last(x, dim)
     values = gathered(device, x, order)
     y = device.empty(values.shape, x.dtype)
@@ -119,7 +123,7 @@ def _forward(device: Any, x: Array, dim: int, logs: int, rung: str | None) -> Ar
 
 
 def _backward(device: Any, gy: Array, y: Array, dim: int, logs: int) -> Array:
-    _check("softmax_backward", gy, y)
+    _check(device, "softmax_backward", gy, y)
     order = _last(y, dim)
     given, values = gathered(device, gy, order), gathered(device, y, order)
     gx = device.empty(values.shape, y.dtype)
@@ -158,7 +162,7 @@ def cross_entropy(
     >>> round(float(loss), 4)
     0.6931
     """
-    _check("cross_entropy", x)
+    _check(device, "cross_entropy", x)
     order = _last(x, min(x.ndim - 1, 1))
     targets = _targets(device, t, order)
     values, rows, count = gathered(device, x, order), t.size, x.shape[order[-1]]
@@ -183,7 +187,7 @@ def cross_entropy_backward(
     device: Any, gl: Array, x: Array, t: Array, saved: tuple[Array, ...], reduction: str, ignore_index: int = -100
 ) -> Array:  # fmt: skip
     """The gradient of x: gl·(softmax(x) - [class is t]), for a mean divided by the number of t not ignored."""
-    _check("cross_entropy_backward", gl, x)
+    _check(device, "cross_entropy_backward", gl, x)
     order = _last(x, min(x.ndim - 1, 1))
     values, targets, rows, count = gathered(device, x, order), _targets(device, t, order), t.size, x.shape[order[-1]]
     given = gathered(device, gl, _rest(order)) if reduction == "none" else gl.reshape(1)

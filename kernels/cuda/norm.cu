@@ -9,26 +9,8 @@
 //
 // All of it is about ten operations for each value, so that what counts is how often values are read and written.
 #include "common.cuh"
+#include "norm.cuh"
 #include "rows.cuh"
-
-constexpr int AHEAD = 8;  // values that a thread asks memory for before it needs the first of them
-
-__device__ __forceinline__ float leaky(float z, float slope) {
-  return z > 0 || z != z ? z : slope != 0 ? slope * z : 0.0f;  // 0, not 0·∞, for z = -∞ and a ReLU
-}
-
-// (x - m)·r·w + b, in one place: the backward pass must find the same sign of it.
-struct Affine {
-  float mean, scale, shift;
-  __device__ __forceinline__ float operator()(float x) const { return (x - mean) * scale + shift; }
-};
-
-// Of the channel `at` in m and r, and `vector` in w and b; what is missing changes nothing.
-__device__ __forceinline__ Affine affine_of(const float *m, const float *r, const float *w, const float *b, int at,
-                                            int vector) {
-  float scale = r ? r[at] : 1.0f;
-  return {m ? m[at] : 0.0f, w ? scale * w[vector] : scale, b ? b[vector] : 0.0f};
-}
 
 // v0: a block for each channel of each group, two passes for the statistics and one for y. Grid groups·channels, block
 // 256. Neighbouring threads read values that are `channels` apart: of each 32 bytes that memory delivers they use 4.
@@ -52,96 +34,62 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) m[at] = mean, v[at] = var, r[at] = root;
 }
 
-// Statistics of n values: m2 = Σ(x - mean)². E[x²] - E[x]² would lose all digits where the mean is large.
-struct Moments {
-  float n, mean, m2;
-};
-
-// Of two sets together (Chan, Golub and LeVeque, 1979).
-__device__ __forceinline__ Moments merged(Moments a, Moments b) {
-  float n = a.n + b.n;
-  if (b.n == 0 || n == 0) return a;
-  float d = b.mean - a.mean, share = __fdividef(b.n, n);  // two units in the last place are near enough
-  return {n, a.mean + d * share, a.m2 + b.m2 + d * d * (a.n * share)};
-}
-
-// v1: coalesced, see rows.cuh, and in one pass: of the values that a thread holds in registers, it takes the mean and
-// then the squares around it; sets of them are merged. `means` and `squares` [groups, parts, channels] get what a block
-// finds. The group's first row is taken from all values, since a mean of 10000 would be rounded to steps of 0.001.
-// Reads each value once, and the first row once more for each part.
+// v1: two passes over the values, each with threads that lie over neighbouring channels: see norm.cuh. What ends in
+// `_any` takes any number of channels, and any address.
 extern "C" __global__ void __launch_bounds__(256)
     norm_statistics(const float *__restrict__ x, float *__restrict__ means, float *__restrict__ squares, int rows,
                     int channels) {
-  __shared__ Moments shared[256];
-  Part part = part_of(rows, channels);
-  const float *column = x + part.group * rows * channels + part.channel;
-  float shift = part.first < part.end ? column[0] : 0.0f;
-  Moments all = {0, 0, 0};
-  for (int row = part.first; row < part.end; row += AHEAD * part.step) {
-    float value[AHEAD], n = 0, sum = 0, m2 = 0;
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      int at = row + i * part.step;
-      value[i] = at < part.end ? column[at * channels] - shift : 0.0f;
-      n += at < part.end;
-    }
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) sum += value[i];
-    float mean = __fdividef(sum, n);
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) m2 += i < n ? (value[i] - mean) * (value[i] - mean) : 0.0f;
-    all = merged(all, {n, mean, m2});
-  }
-  all = merge_rows(all, shared, merged);
-  if (threadIdx.y || part.channel >= channels) return;
-  int at = (part.group * gridDim.y + blockIdx.y) * channels + part.channel;
-  means[at] = all.mean, squares[at] = all.m2;
+  __shared__ Moments<4> shared[256];
+  statistics<4>(x, means, squares, rows, channels, shared);
 }
 
-// The parts of a channel become its m, v and r, always in the same order. Grid groups·columns, block as above.
 extern "C" __global__ void __launch_bounds__(256)
-    norm_merge(const float *__restrict__ x, const float *__restrict__ means, const float *__restrict__ squares,
-               float *__restrict__ m, float *__restrict__ v, float *__restrict__ r, int rows, int channels, int parts,
-               float eps) {
-  __shared__ Moments shared[256];
-  Part part = part_of(parts, channels);
-  int each = (rows + parts - 1) / parts;
-  Moments all = {0, 0, 0};
-#pragma unroll 4
-  for (int i = part.first; i < part.end; i += part.step) {
-    int at = (part.group * parts + i) * channels + part.channel, n = max(0, min(each, rows - i * each));
-    all = merged(all, {(float)n, means[at], squares[at]});
-  }
-  all = merge_rows(all, shared, merged);
-  if (threadIdx.y || part.channel >= channels) return;
-  int at = part.group * channels + part.channel;
-  float var = all.m2 / rows;
-  m[at] = x[part.group * rows * channels + part.channel] + all.mean, v[at] = var, r[at] = 1.0f / sqrtf(var + eps);
+    norm_statistics_any(const float *__restrict__ x, float *__restrict__ means, float *__restrict__ squares, int rows,
+                        int channels) {
+  __shared__ Moments<1> shared[256];
+  statistics<1>(x, means, squares, rows, channels, shared);
 }
 
-// y = leaky((x - m)·r·w + b); a missing m, r, w or b changes nothing, so this also adds biases. y may be x.
-// Grid and block as v1. Reads and writes each value once.
 extern "C" __global__ void __launch_bounds__(256)
-    norm_apply(const float *x, const float *m, const float *r, const float *w, const float *b, float *y, int rows,
-               int channels, int period, float slope) {
-  Part part = part_of(rows, channels);
-  if (part.first >= part.end) return;
-  int start = part.group * rows * channels + part.channel;
-  Affine affine = affine_of(m, r, w, b, part.group * channels + part.channel,
-                            part.group % period * channels + part.channel);
-  for (int row = part.first; row < part.end; row += AHEAD * part.step) {
-    float value[AHEAD];  // y may be x, so the compiler would not move a read before a write
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      int at = row + i * part.step;
-      if (at < part.end) value[i] = x[start + at * channels];
-    }
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      int at = row + i * part.step;
-      if (at < part.end) y[start + at * channels] = leaky(affine(value[i]), slope);
-    }
-  }
+    norm_apply(const float *__restrict__ x, const float *__restrict__ means, const float *__restrict__ squares,
+                     const float *w, const float *b, float *__restrict__ y, float *m, float *v, float *r, int rows,
+                     int channels, int parts, int period, float eps, float slope) {
+  __shared__ Moments<4> shared[256];
+  forward_apply<4>(x, means, squares, w, b, y, m, v, r, rows, channels, parts, period, eps, slope, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    norm_apply_any(const float *__restrict__ x, const float *__restrict__ means,
+                         const float *__restrict__ squares, const float *w, const float *b, float *__restrict__ y,
+                         float *m, float *v, float *r, int rows, int channels, int parts, int period, float eps,
+                         float slope) {
+  __shared__ Moments<1> shared[256];
+  forward_apply<1>(x, means, squares, w, b, y, m, v, r, rows, channels, parts, period, eps, slope, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    norm_affine(const float *x, const float *w, const float *b, float *y, int rows, int channels, int period,
+               float slope) {
+  affine_map<4>(x, w, b, y, rows, channels, period, slope);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    norm_affine_any(const float *x, const float *w, const float *b, float *y, int rows, int channels, int period,
+                   float slope) {
+  affine_map<1>(x, w, b, y, rows, channels, period, slope);
+}
+
+// running = keep·running + share·new for means and variances of channels, in place, and one more batch counted.
+// Grid channels / 256, block 256.
+extern "C" __global__ void __launch_bounds__(256)
+    norm_update_running(float *running_mean, float *running_var, const float *mean, const float *var,
+                        long long *tracked, float keep, float share, float var_share, int channels) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i == 0 && tracked) ++*tracked;
+  if (i >= channels) return;
+  // Rounded after each product, and so the same bits as by three operations on tensors.
+  running_mean[i] = __fmul_rn(running_mean[i], keep) + __fmul_rn(mean[i], share);
+  running_var[i] = __fmul_rn(running_var[i], keep) + __fmul_rn(var[i], var_share);
 }
 
 // Backward: with x̂ = (x - m)·r, g = gy·leaky'(y) and h = g·w,
@@ -149,14 +97,6 @@ extern "C" __global__ void __launch_bounds__(256)
 //   gx = r·(h - mean h - x̂·mean(h·x̂)),  gw = Σ g·x̂,  gb = Σ g
 //
 // leaky' is 1 or the slope by the sign of y, which comes from x again: that costs less than to save and read y.
-
-__device__ __forceinline__ float through(float gy, float y, float slope) { return y > 0 ? gy : slope * gy; }
-
-struct Sums {
-  float g, along;  // Σ g and Σ g·x̂
-};
-
-__device__ __forceinline__ Sums added(Sums a, Sums b) { return {a.g + b.g, a.along + b.along}; }
 
 // v0: a block for each channel of each group, two passes. Grid groups·channels, block 256.
 extern "C" __global__ void __launch_bounds__(256)
@@ -180,48 +120,39 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) gb[at] = sum, gw[at] = moment;
 }
 
-// v1: Σ g and Σ g·x̂ of parts of the rows, each [groups, parts, channels]; the sum of the parts comes next. Grid and
-// block as in the forward pass. Reads x and gy once.
+// v1: two passes again, see norm.cuh.
 extern "C" __global__ void __launch_bounds__(256)
     norm_backward_sums(const float *__restrict__ gy, const float *__restrict__ x, const float *m, const float *r,
                        const float *w, const float *b, float *__restrict__ sums, float *__restrict__ moments, int rows,
                        int channels, int period, float slope) {
-  __shared__ Sums shared[256];
-  Part part = part_of(rows, channels);
-  Sums all = {0, 0};
-  if (part.first < part.end) {
-    int start = part.group * rows * channels + part.channel, at = part.group * channels + part.channel;
-    Affine affine = affine_of(m, r, w, b, at, part.group % period * channels + part.channel);
-    float mean = m[at], root = r[at];
-#pragma unroll 4
-    for (int row = part.first; row < part.end; row += part.step) {
-      float value = x[start + row * channels], g = through(gy[start + row * channels], affine(value), slope);
-      all = added(all, {g, g * ((value - mean) * root)});
-    }
-  }
-  all = merge_rows(all, shared, added);
-  if (threadIdx.y || part.channel >= channels) return;
-  int at = (part.group * gridDim.y + blockIdx.y) * channels + part.channel;
-  sums[at] = all.g, moments[at] = all.along;
+  __shared__ Sums<4> shared[256];
+  backward_sums<4>(gy, x, m, r, w, b, sums, moments, rows, channels, period, slope, shared);
 }
 
-// gx from the sums [groups, channels]: w is the same for all values of a mean, so gx = r·w·(g - mean g -
-// x̂·mean(g·x̂)). Reads x and gy once more, writes gx once.
+extern "C" __global__ void __launch_bounds__(256)
+    norm_backward_sums_any(const float *__restrict__ gy, const float *__restrict__ x, const float *m, const float *r,
+                           const float *w, const float *b, float *__restrict__ sums, float *__restrict__ moments,
+                           int rows, int channels, int period, float slope) {
+  __shared__ Sums<1> shared[256];
+  backward_sums<1>(gy, x, m, r, w, b, sums, moments, rows, channels, period, slope, shared);
+}
+
 extern "C" __global__ void __launch_bounds__(256)
     norm_backward_apply(const float *__restrict__ gy, const float *__restrict__ x, const float *m, const float *r,
-                        const float *w, const float *b, const float *sums, const float *moments,
-                        float *__restrict__ gx, int rows, int channels, int period, float slope) {
-  Part part = part_of(rows, channels);
-  if (part.first >= part.end) return;
-  int start = part.group * rows * channels + part.channel, at = part.group * channels + part.channel;
-  Affine affine = affine_of(m, r, w, b, at, part.group % period * channels + part.channel);
-  float mean = m[at], root = r[at], lift = sums[at] / rows, lean = moments[at] / rows;
-#pragma unroll 4
-  for (int row = part.first; row < part.end; row += part.step) {
-    int i = start + row * channels;
-    float g = through(gy[i], affine(x[i]), slope);
-    gx[i] = affine.scale * (g - lift - (x[i] - mean) * root * lean);
-  }
+                        const float *w, const float *b, const float *__restrict__ sums,
+                        const float *__restrict__ moments, float *__restrict__ gx, float *gw, float *gb, int rows,
+                        int channels, int parts, int period, float slope) {
+  __shared__ Sums<4> shared[256];
+  backward_apply<4>(gy, x, m, r, w, b, sums, moments, gx, gw, gb, rows, channels, parts, period, slope, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    norm_backward_apply_any(const float *__restrict__ gy, const float *__restrict__ x, const float *m, const float *r,
+                            const float *w, const float *b, const float *__restrict__ sums,
+                            const float *__restrict__ moments, float *__restrict__ gx, float *gw, float *gb, int rows,
+                            int channels, int parts, int period, float slope) {
+  __shared__ Sums<1> shared[256];
+  backward_apply<1>(gy, x, m, r, w, b, sums, moments, gx, gw, gb, rows, channels, parts, period, slope, shared);
 }
 
 // Rows of values, one statistic for each row: a block reads its row three times, from memory and then from caches.
@@ -274,20 +205,20 @@ extern "C" __global__ void __launch_bounds__(256)
     norm_rows_vectors(const float *__restrict__ gy, const float *__restrict__ x, const float *m, const float *r,
                       const float *w, const float *b, float *__restrict__ sums, float *__restrict__ moments, int rows,
                       int values, int period, float slope) {
-  __shared__ Sums shared[256];
+  __shared__ Sums<1> shared[256];
   int channels = period * values;
   Part part = part_of(rows, channels);
-  Sums all = {0, 0};
+  Sums<1> all = {};
   for (int row = part.first; row < part.end; row += part.step) {
     int i = row * channels + part.channel, at = row * period + part.channel / values;
     Affine affine = affine_of(m, r, w, b, at, part.channel);
     float g = through(gy[i], affine(x[i]), slope);
-    all = added(all, {g, g * ((x[i] - m[at]) * r[at])});
+    all.g[0] += g, all.along[0] += g * ((x[i] - m[at]) * r[at]);
   }
-  all = merge_rows(all, shared, added);
+  all = merge_rows(all, shared, added<1>);
   if (threadIdx.y || part.channel >= channels) return;
   int at = blockIdx.y * channels + part.channel;
-  sums[at] = all.g, moments[at] = all.along;
+  sums[at] = all.g[0], moments[at] = all.along[0];
 }
 
 // gx = gy·leaky'(y), and, if wanted, Σ gx of parts of the rows, [groups, parts, channels], in one pass. Grid and block

@@ -9,20 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from . import reduce
-from .layout import THREADS, Array, Blocks, blocks_over, gathered, in_memory_order
+from .double import real
+from .elementwise import copy, empty_like
+from .layout import MOST_PARTS, THREADS, Array, Blocks, blocks_over, gathered, in_memory_order
 
-__all__ = ["add_bias", "add_bias_backward", "normalize", "normalize_backward", "scale_shift"]
+__all__ = ["add_bias", "add_bias_backward", "normalize", "normalize_backward", "scale_shift", "update_running"]
 
 Axes = tuple[int, ...]
 Gradients = tuple[Array | None, Array | None, Array | None]
 MANY = 256  # rows of values: each takes a block, and fewer would leave multiprocessors idle
+SEGMENT = 16  # channels of a block: 64 bytes, the least that memory delivers; more, and there are more parts to merge
+BLOCKS = 264  # two on each of 132 multiprocessors: with 128 bytes under way for each thread, enough to keep memory busy
+ROWS = 4  # for a thread at least
 
 
 def normalize(
@@ -38,7 +42,7 @@ def normalize(
     >>> y.tolist(), m.tolist(), v.tolist()
     ([[-1.0, 1.0]], [[2.0]], [[1.0]])
     """
-    _check("normalize", x, w, b)
+    _check(device, "normalize", x, w, b)
     lay = _laid(x, axes, w, b)
     leak = 1.0 if slope is None else slope
     if not x.size:  # there is nothing to take a mean of
@@ -58,21 +62,19 @@ def normalize(
             [values, *vectors, y, m, v, r, lay.rows, lay.channels, lay.period, eps, leak],
         )  # fmt: skip
     else:
-        blocks = lay.blocks
+        blocks, kind = _blocks(device, lay.groups, lay.rows, lay.channels, values)
         means, squares = (device.empty((lay.groups * blocks.parts * lay.channels,), x.dtype) for _ in range(2))
-        whole = blocks_over(lay.groups, blocks.parts, lay.channels).whole
+        over, sizes = (blocks.grid, blocks.block), (lay.rows, lay.channels)
+        device.launch("norm", f"norm_statistics{kind}", *over, [values, means, squares, *sizes])
         device.launch(
-            "norm", "norm_statistics", blocks.grid, blocks.block, [values, means, squares, lay.rows, lay.channels]
-        )
-        device.launch(
-            "norm", "norm_merge", whole.grid, whole.block,
-            [values, means, squares, m, v, r, lay.rows, lay.channels, blocks.parts, eps],
+            "norm", f"norm_apply{kind}", *over,
+            [values, means, squares, *vectors, y, m, v, r, *sizes, blocks.parts, lay.period, eps, leak],
         )  # fmt: skip
-        device.launch(
-            "norm", "norm_apply", blocks.grid, blocks.block,
-            [values, m, r, *vectors, y, lay.rows, lay.channels, lay.period, leak],
-        )  # fmt: skip
-    return lay.back(y), lay.statistic(m), lay.statistic(v), lay.statistic(r)
+    y = lay.back(y)
+    if y.strides != x.strides:  # as of groups of channels: images are to stay with channels last
+        like = empty_like(device, [x], x.shape, x.dtype)
+        y = y if y.strides == like.strides else copy(device, y, out=like)
+    return y, lay.statistic(m), lay.statistic(v), lay.statistic(r)
 
 
 def normalize_backward(
@@ -84,7 +86,7 @@ def normalize_backward(
     With x̂ = (x - m)·r, g = gy·leaky'(x̂·w + b) and h = g·w:
     gx = r·(h - mean h - x̂·mean(h·x̂)),  gw = Σ g·x̂,  gb = Σ g.
     """
-    _check("normalize_backward", gy, x, w, b, m, r)
+    _check(device, "normalize_backward", gy, x, w, b, m, r)
     lay = _laid(x, axes, w, b)
     if not x.size:
         gx = device.empty(x.shape, x.dtype) if needs[0] else None
@@ -109,12 +111,7 @@ def normalize_backward(
             [*common, out, sums[1], sums[0], lay.rows, lay.channels, lay.period, leak],
         )  # fmt: skip
     else:
-        sums = _sums_of_channels(device, lay, common, leak)
-        if needs[0]:
-            device.launch(
-                "norm", "norm_backward_apply", lay.blocks.grid, lay.blocks.block,
-                [*common, sums[0], sums[1], out, lay.rows, lay.channels, lay.period, leak],
-            )  # fmt: skip
+        sums = _of_channels(device, lay, common, out, leak)
     return (
         lay.back(out) if needs[0] else None,
         _sum_to(device, lay.vector_back(sums[1]), shapes[1]) if needs[1] else None,
@@ -122,15 +119,22 @@ def normalize_backward(
     )
 
 
-def _sums_of_channels(device: Any, lay: _Lay, common: list[Array], leak: float) -> Array:
-    """Σ g and Σ g·x̂ of each group and channel, [2, groups·channels]."""
-    blocks = lay.blocks
+def _of_channels(device: Any, lay: _Lay, common: list[Array], out: Array | None, leak: float) -> Array:
+    """Σ g and Σ g·x̂ of each group and channel, [2, groups·channels]; and gx, if there is memory for it."""
+    blocks, kind = _blocks(device, lay.groups, lay.rows, lay.channels, *common[:2])
     sums = device.empty((2, lay.groups, blocks.parts, lay.channels), np.float32)
     device.launch(
-        "norm", "norm_backward_sums", blocks.grid, blocks.block,
-        [*common, sums[0], sums[1], lay.rows, lay.channels, lay.period, leak],
+        "norm", f"norm_backward_sums{kind}", blocks.grid, blocks.block,
+        [*common, *sums, lay.rows, lay.channels, lay.period, leak],
     )  # fmt: skip
-    return _sum_of_parts(device, sums)
+    if out is None:
+        return _sum_of_parts(device, sums)
+    total = device.empty((2, lay.groups * lay.channels), np.float32)
+    device.launch(
+        "norm", f"norm_backward_apply{kind}", blocks.grid, blocks.block,
+        [*common, *sums, out, total[1], total[0], lay.rows, lay.channels, blocks.parts, lay.period, leak],
+    )  # fmt: skip
+    return total
 
 
 def _sums_of_rows(device: Any, lay: _Lay, common: list[Array], leak: float) -> Array:
@@ -160,10 +164,10 @@ def _sum_to(device: Any, g: Array, shape: tuple[int, ...]) -> Array:
     return g.reshape(shape)
 
 
-def _check(name: str, *arrays: Array | None) -> None:
+def _check(device: Any, name: str, *arrays: Array | None) -> None:
     for array in arrays:
-        if array is not None and array.dtype != np.float32:
-            raise TypeError(f"{name}: got an array of {array.dtype}, expected float32")
+        if array is not None and array.dtype != real(device):
+            raise TypeError(f"{name}: got an array of {array.dtype}, expected {real(device)}")
 
 
 def _threads(values: int) -> tuple[int]:
@@ -181,7 +185,7 @@ def add_bias(device: Any, x: Array, b: Array | None, slope: float | None) -> Arr
     >>> add_bias(EmulatedDevice(), x, b, 0.0).tolist()
     [[0.0, 3.0]]
     """
-    _check("add_bias", x, b)
+    _check(device, "add_bias", x, b)
     order = in_memory_order(x.strides, x.shape)
     values = x.transpose(order)
     if not values.flags.c_contiguous:
@@ -202,7 +206,7 @@ def add_bias_backward(
     >>> gx.tolist(), gb.tolist()
     ([[0.5], [1.0]], [1.5])
     """
-    _check("add_bias_backward", gy, y)
+    _check(device, "add_bias_backward", gy, y)
     if y is None or slope is None or not gy.size:
         return gy, reduce.sum(device, gy, (0, *range(2, gy.ndim))) if needs_bias else None
     order = in_memory_order(y.strides, y.shape)
@@ -227,7 +231,7 @@ def scale_shift(device: Any, x: Array, scale: Array, shift: Array, slope: float 
     >>> scale_shift(EmulatedDevice(), x, scale, shift, 0.0).tolist()
     [[3.0, 0.0]]
     """
-    _check("scale_shift", x, scale, shift)
+    _check(device, "scale_shift", x, scale, shift)
     order = in_memory_order(x.strides, x.shape)
     values = gathered(device, x, order)
     y = device.empty(values.shape, x.dtype)
@@ -241,11 +245,36 @@ def _apply(
 ) -> None:  # fmt: skip
     """y = leaky(values·w + b), where `values` are x in an order."""
     groups, rows, channels, period = _channels(x, order)
-    blocks = blocks_over(groups, rows, channels)
+    blocks, kind = _blocks(device, groups, rows, channels, values, y)
     vectors = [None if v is None else gathered(device, v, (0,)) for v in (w, b)]
     device.launch(
-        "norm", "norm_apply", blocks.grid, blocks.block,
-        [values, None, None, *vectors, y, rows, channels, period, 1.0 if slope is None else slope],
+        "norm", f"norm_affine{kind}", blocks.grid, blocks.block,
+        [values, *vectors, y, rows, channels, period, 1.0 if slope is None else slope],
+    )  # fmt: skip
+
+
+def update_running(
+    device: Any, running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float, count: int,
+    tracked: Array | None = None,
+) -> None:  # fmt: skip
+    """running ← (1 - momentum)·running + momentum·new, in place; `var` is of `count` values, and biased.
+
+    `tracked`, one integer, becomes larger by one.
+
+    >>> from minigan.kernels.emulator.device import EmulatedDevice
+    >>> running, new = np.zeros((2, 1), np.float32), np.ones((2, 1), np.float32)
+    >>> update_running(EmulatedDevice(), *running, *new, 0.5, 2)
+    >>> running.tolist()
+    [[0.5], [1.0]]
+    """
+    _check(device, "update_running", running_mean, running_var, mean, var)
+    channels = running_mean.size
+    device.launch(
+        "norm", "norm_update_running", (-(-channels // THREADS),), (THREADS,),
+        [
+            running_mean, running_var, mean.reshape(-1), var.reshape(-1), tracked, 1 - momentum, momentum,
+            momentum * count / (count - 1), channels,
+        ],
     )  # fmt: skip
 
 
@@ -257,6 +286,26 @@ def _channels(x: Array, order: Axes) -> tuple[int, int, int, int]:
     at, count = order.index(1), x.shape[1]
     before, behind = (prod(x.shape[axis] for axis in part) for part in (order[:at], order[at + 1 :]))
     return (before * count, behind, 1, count) if behind > 1 else (1, before, count, 1)
+
+
+def _blocks(device: Any, groups: int, rows: int, channels: int, *arrays: Array) -> tuple[Blocks, str]:
+    """Blocks over [groups, rows, channels], and of which kernels: of four channels for each thread, or "_any".
+
+    >>> from minigan.kernels.emulator.device import EmulatedDevice
+    >>> _blocks(EmulatedDevice(), 1, 131072, 64)
+    (Blocks(grid=(4, 66), block=(4, 64)), '')
+    >>> _blocks(EmulatedDevice(), 128, 16, 3)
+    (Blocks(grid=(128, 1), block=(3, 85)), '_any')
+    """
+    wide = channels % 4 == 0 and not any(device.address(array) % 16 for array in arrays)
+    threads = channels // 4 if wide else channels
+    width, most = (SEGMENT // 4, BLOCKS) if wide else (SEGMENT, 2 * BLOCKS)
+    while width < 32 and THREADS // width > rows:  # too few rows for so many threads
+        width *= 2
+    width = min(width, threads)
+    height, columns = THREADS // width, groups * -(-threads // width)
+    parts = max(1, min(MOST_PARTS, most // columns, -(-rows // (height * ROWS))))
+    return Blocks((columns, parts), (width, height)), "" if wide else "_any"
 
 
 # How an array is laid out -------------------------------------------------------------------------------------
@@ -292,11 +341,6 @@ class _Lay:
     def period(self) -> int:
         """How many different vectors there are: group i has number i % period."""
         return self.groups // prod(self.shape[axis] for axis in self.same)
-
-    @cached_property
-    def blocks(self) -> Blocks:
-        """Over the rows of channels."""
-        return blocks_over(self.groups, self.rows, self.channels)
 
     def back(self, x: Array) -> Array:
         """What is in the order as an array of the shape, in the same memory."""

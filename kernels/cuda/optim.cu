@@ -25,6 +25,9 @@ extern "C" __global__ void __launch_bounds__(256)
 // A multiprocessor holds 2048 threads that wait for 16 bytes each: enough to keep memory busy without wider loads, for
 // which gradients and stretches of the states are not aligned.
 //
+// Numbers are arguments, or if `live` is not null they are read from there, in their order: a captured graph replays its
+// arguments as they were, but reads memory as it is.
+//
 // `rule(gradient, s)` brings the state at s up to date and returns what to subtract.
 template <class Rule>
 __device__ __forceinline__ void update(const uint64_t *table, const int *pieces, float decay, float factor,
@@ -41,11 +44,11 @@ __device__ __forceinline__ void update(const uint64_t *table, const int *pieces,
 }
 
 // b ← momentum·b + rest·g, rest = 1 - dampening,  w ← w - lr·b  (Nesterov: lr·(g + momentum·b); without b: lr·g)
-// 20 bytes a value, 12 without b. `live`, if not null, is one float on the device: the learning rate.
+// 20 bytes a value, 12 without b.
 extern "C" __global__ void __launch_bounds__(256)
     sgd_step(const uint64_t *table, const int *pieces, float *buffer, const float *live, float lr, float momentum,
-             float rest, int nesterov, float decay, float factor, int maximize) {
-  if (live) lr = *live;
+             float rest, float decay, float factor, int nesterov, int maximize) {
+  if (live) lr = live[0], momentum = live[1], rest = live[2], decay = live[3], factor = live[4];
   update(table, pieces, decay, factor, maximize, [&](float g, int s) {
     if (!buffer) return lr * g;
     float b = buffer[s] = momentum * buffer[s] + rest * g;
@@ -53,31 +56,21 @@ extern "C" __global__ void __launch_bounds__(256)
   });
 }
 
-// As v0; with `largest` (AMSGrad) the root is of the largest v so far. `live`, if not null, is what adam_advance
-// writes: a captured graph replays its arguments as they were, but reads memory as it is.
+// As v0; with `largest` (AMSGrad) the root is of the largest v so far.
 extern "C" __global__ void __launch_bounds__(256)
     adam_step(const uint64_t *table, const int *pieces, float *mean, float *square, float *largest, const float *live,
               float rate, float floor, float beta1, float rest1, float beta2, float rest2, float decay, float factor,
               int maximize) {
-  if (live) rate = live[2], floor = live[3], factor = live[4];
+  if (live) {
+    rate = live[0], floor = live[1], beta1 = live[2], rest1 = live[3], beta2 = live[4], rest2 = live[5];
+    decay = live[6], factor = live[7];
+  }
   update(table, pieces, decay, factor, maximize, [&](float g, int s) {
     float m = mean[s] = beta1 * mean[s] + rest1 * g;
     float v = square[s] = beta2 * square[s] + rest2 * (g * g);
     if (largest) v = largest[s] = maximum(largest[s], v);
     return rate * m / (sqrtf(v) + floor);
   });
-}
-
-// The next step of Adam, on the device. One thread. live = {step, lr, rate, floor, factor}: it counts the step and
-// computes the last three, in double, for 1 - 0.999 has lost 4 digits in float.
-//   lr·m̂ / (√v̂ + eps) = rate·m / (√v + floor),  rate = lr·√(1 - β2ˢ) / (1 - β1ˢ),  floor = eps·√(1 - β2ˢ)
-//   factor = 1 - lr·decay, of AdamW
-extern "C" __global__ void adam_advance(float *live, double beta1, double beta2, double eps, double decay) {
-  double step = live[0] + 1.0, lr = live[1], root = sqrt(1 - pow(beta2, step));
-  live[0] = (float)step;
-  live[2] = (float)(lr * root / (1 - pow(beta1, step)));
-  live[3] = (float)(eps * root);
-  live[4] = (float)(1 - lr * decay);
 }
 
 // v ← α·v + (1 - α)·g²,  h = g / (√v + eps),  w ← w - lr·h
@@ -87,7 +80,10 @@ extern "C" __global__ void __launch_bounds__(256)
     rmsprop_step(const uint64_t *table, const int *pieces, float *square, float *mean, float *buffer,
                  const float *live, float lr, float alpha, float rest, float eps, float momentum, float decay,
                  float factor, int maximize) {
-  if (live) lr = *live;
+  if (live) {
+    lr = live[0], alpha = live[1], rest = live[2], eps = live[3], momentum = live[4];
+    decay = live[5], factor = live[6];
+  }
   update(table, pieces, decay, factor, maximize, [&](float g, int s) {
     float v = square[s] = alpha * square[s] + rest * (g * g);
     if (mean) {
@@ -104,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     adagrad_step(const uint64_t *table, const int *pieces, float *total, const float *live, float lr, float eps,
                  float decay, float factor, int maximize) {
-  if (live) lr = *live;
+  if (live) lr = live[0], eps = live[1], decay = live[2], factor = live[3];
   update(table, pieces, decay, factor, maximize, [&](float g, int s) {
     float sum = total[s] = total[s] + g * g;
     return lr * g / (sqrtf(sum) + eps);

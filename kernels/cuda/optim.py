@@ -1,8 +1,9 @@
 """Update rules of the optimisers on the device: one launch for all parameters of a group.
 
 As in `minigan.kernels.cpu`, parameters and gradients come as lists of arrays and each kind of state as one flat array.
-The kernels find them by a table of addresses, which is made once for the same arrays. A learning rate may be an array
-of one float32 on the device: in a captured graph it can change. Adam needs more, see `adam_state`.
+The kernels find them by a table of addresses, which is made once for the same arrays. Numbers, such as the learning
+rate, are arguments, but in a captured step kernels read them from memory, where the same calls write new ones before
+each replay.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from .double import real
 from .elementwise import copy
 
-__all__ = [
-    "adagrad_step", "adam_naive_step", "adam_state", "adam_step", "adam_step_live", "rmsprop_step", "sgd_step",
-]  # fmt: skip
+__all__ = ["adagrad_step", "adam_naive_step", "adam_step", "rmsprop_step", "sgd_step"]
 
 Array = Any  # of NumPy or CuPy
 # Parameters w, their gradients g, a decay d, a factor s, and whether to maximize: rules are given ±g + d·w, and what
@@ -30,9 +30,8 @@ PIECE = 4096  # values that a block updates
 
 
 def sgd_step(
-    device: Any, weights: Weights, buffer: Array | None, lr: float | Array, momentum: float, dampening: float,
-    nesterov: bool,
-) -> None:  # fmt: skip
+    device: Any, weights: Weights, buffer: Array | None, lr: float, momentum: float, dampening: float, nesterov: bool
+) -> None:
     """b ← momentum·b + (1 - dampening)·g,  w ← w - lr·b  (Nesterov: lr·(g + momentum·b); without a buffer: lr·g)
 
     >>> from minigan.kernels.emulator.device import EmulatedDevice
@@ -41,7 +40,7 @@ def sgd_step(
     >>> b.tolist(), w.tolist()
     ([2.0], [0.0])
     """
-    _launch(device, "sgd_step", weights, [buffer], [*_rate(lr), momentum, 1 - dampening, int(nesterov)])
+    _launch(device, "sgd_step", weights, [buffer], [lr, momentum, 1 - dampening], int(nesterov))
 
 
 def adam_step(
@@ -54,26 +53,7 @@ def adam_step(
     """
     root = sqrt(1 - beta2**step)
     numbers = [lr * root / (1 - beta1**step), eps * root, beta1, 1 - beta1, beta2, 1 - beta2]
-    _launch(device, "adam_step", weights, [mean, square, largest], [None, *numbers])
-
-
-def adam_state(device: Any, step: int, lr: float) -> Array:
-    """What `adam_step_live` reads: steps taken, learning rate, and three numbers that it computes from them."""
-    return device.asarray(np.array([step, lr, 0, 0, 0], np.float32))
-
-
-def adam_step_live(
-    device: Any, weights: Weights, mean: Array, square: Array, largest: Array | None, live: Array, beta1: float,
-    beta2: float, eps: float, decoupled: float = 0.0,
-) -> None:  # fmt: skip
-    """As `adam_step`, but step count and learning rate are in `live`, on the device, for captured graphs.
-
-    It counts the step. `decoupled` is AdamW's decay: w is multiplied by 1 - lr·decoupled, instead of `weights`' factor.
-    """
-    if live.shape != (5,):
-        raise ValueError(f"adam_step_live: got live of shape {live.shape}, expected (5,) as from adam_state")
-    device.launch("optim", "adam_advance", (1,), (1,), [live, beta1, beta2, eps, decoupled])
-    _launch(device, "adam_step", weights, [mean, square, largest], [live, 0.0, 0.0, beta1, 1 - beta1, beta2, 1 - beta2])
+    _launch(device, "adam_step", weights, [mean, square, largest], numbers)
 
 
 def adam_naive_step(
@@ -90,7 +70,7 @@ def adam_naive_step(
 
 
 def rmsprop_step(
-    device: Any, weights: Weights, square: Array, mean: Array | None, buffer: Array | None, lr: float | Array,
+    device: Any, weights: Weights, square: Array, mean: Array | None, buffer: Array | None, lr: float,
     alpha: float, eps: float, momentum: float,
 ) -> None:  # fmt: skip
     """v ← α·v + (1 - α)·g²,  h = g / (√v + eps),  w ← w - lr·h
@@ -98,29 +78,32 @@ def rmsprop_step(
     With `mean` (centred), ḡ ← α·ḡ + (1 - α)·g and √(v - ḡ²) replaces √v. With `buffer`, b ← momentum·b + h and
     w ← w - lr·b.
     """
-    _launch(device, "rmsprop_step", weights, [square, mean, buffer], [*_rate(lr), alpha, 1 - alpha, eps, momentum])
+    _launch(device, "rmsprop_step", weights, [square, mean, buffer], [lr, alpha, 1 - alpha, eps, momentum])
 
 
-def adagrad_step(device: Any, weights: Weights, total: Array, lr: float | Array, eps: float) -> None:
+def adagrad_step(device: Any, weights: Weights, total: Array, lr: float, eps: float) -> None:
     """s ← s + g²,  w ← w - lr·g / (√s + eps)"""
-    _launch(device, "adagrad_step", weights, [total], [*_rate(lr), eps])
+    _launch(device, "adagrad_step", weights, [total], [lr, eps])
 
 
 # All rules alike ----------------------------------------------------------------------------------------------------
 
 
-def _rate(lr: float | Array) -> list[Any]:
-    """A kernel's arguments `live` and `lr`."""
-    return [lr, 0.0] if hasattr(lr, "dtype") and not isinstance(lr, np.generic) else [None, float(lr)]
-
-
-def _launch(device: Any, kernel: str, weights: Weights, states: Sequence[Array | None], numbers: Sequence[Any]) -> None:
+def _launch(
+    device: Any, kernel: str, weights: Weights, states: Sequence[Array | None], numbers: Sequence[float], *flags: int
+) -> None:
+    """Kernels take table, pieces, states, numbers in memory or null, numbers, and flags."""
     parameters, gradients, decay, factor, maximize = weights
+    numbers, live = [*numbers, decay, factor], None
+    if device.recording is not None:
+        live = device.recording.live(numbers, real(device))
+        if not device.recording.open:
+            return  # the launch is captured already
     for w, g in zip(parameters, gradients, strict=True):
         if w.shape != g.shape:
             raise ValueError(f"{kernel}: a parameter of shape {w.shape} has a gradient of shape {g.shape}")
-        if w.dtype != np.float32 or g.dtype != np.float32:
-            raise TypeError(f"{kernel}: a parameter of {w.dtype} has a gradient of {g.dtype}, expected float32")
+        if w.dtype != real(device) or g.dtype != real(device):
+            raise TypeError(f"{kernel}: a parameter of {w.dtype} has a gradient of {g.dtype}, expected {real(device)}")
     sizes = tuple(w.size for w in parameters)
     for state in states:
         if state is not None and state.shape != (sum(sizes),):
@@ -130,8 +113,9 @@ def _launch(device: Any, kernel: str, weights: Weights, states: Sequence[Array |
     # The states lie in C order: so must the rest.
     own, given = ([_in_order(device, x) for x in arrays] for arrays in (parameters, gradients))
     addresses = tuple(device.address(array) for pair in zip(own, given, strict=True) for array in pair)
-    table, pieces = _table(device, addresses, sizes)
-    arguments = [table, pieces, *states, *numbers, decay, factor, int(maximize)]
+    # A captured launch has tables of its own: others may be forgotten.
+    table, pieces = (_table if live is None else _table.__wrapped__)(device, addresses, sizes)
+    arguments = [table, pieces, *states, live, *numbers, *flags, int(maximize)]
     device.launch("optim", kernel, (pieces.shape[0],), (THREADS,), arguments)
     for w, changed in zip(parameters, own, strict=True):
         if changed is not w:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .double import real
 from .layout import (
     BLOCKS,
     MOST_PARTS,
@@ -34,7 +35,7 @@ Axes = Sequence[int] | int | None
 SHORT = 256  # values: for so many, a warp is enough
 PART = 4096  # values at least that a block reduces where others help it
 
-_TYPES = {"float32": "float", "int32": "int", "int64": "long", "bool": "bool"}
+_TYPES = {"float32": "float", "float64": "float", "int32": "int", "int64": "long", "bool": "bool"}
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def reduce(
     device: Any, name: str, x: Array, axes: Axes = None, keepdims: bool = False, rung: str | None = None
 ) -> Array:  # fmt: skip
     """The reduction of that name; `rung` is "naive", "rows", "columns" or "strided", None for the best."""
-    if str(x.dtype) not in _TYPES or (name == "mean" and x.dtype != np.float32):
-        raise TypeError(f"{name}: got an array of {x.dtype}, expected {'float32' if name == 'mean' else [*_TYPES]}")
+    taken = [str(real(device)), *([] if name == "mean" else ["int32", "int64", "bool"])]
+    if str(x.dtype) not in taken:
+        raise TypeError(f"{name}: got an array of {x.dtype}, expected {' or '.join(taken)}")
     over = _listed(axes, x.ndim)
     count = prod(x.shape[axis] for axis in over)
     wanted = _WANTED[name]
@@ -129,7 +131,7 @@ def _listed(axes: Axes, ndim: int) -> list[int]:
 
 def _result(wanted: _Wanted, dtype: np.dtype) -> np.dtype:
     """The dtype of what is wanted."""
-    wide = wanted.result == "place" or (wanted.op == 0 and dtype != np.float32)
+    wide = wanted.result == "place" or (wanted.op == 0 and dtype.kind != "f")
     return np.dtype(np.bool_) if wanted.result == "truth" else np.dtype(np.int64) if wide else np.dtype(dtype)
 
 
@@ -198,7 +200,7 @@ def _flat(
         if channels == 1:
             return _reduced(device, wanted, values, _rows(groups, rows))
     if rung in (None, "columns"):
-        rung = "strided" if x.dtype == np.float32 else "rows"
+        rung = "strided" if x.dtype.kind == "f" else "rows"
     if rung == "rows":
         return _reduced(device, wanted, gathered(device, x, (*kept, *counted)).reshape(-1), _rows(outputs, count))
     steps = strided_arguments(merged([(x.shape[axis], strides[axis]) for axis in (*kept, *counted)]), first)

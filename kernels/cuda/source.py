@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +34,12 @@ class Parameter:
     pointer: bool
     constant: bool
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype:
         """Of the values that it takes or points to."""
         return np.dtype(TYPES[self.type][0])
 
-    @property
+    @cached_property
     def values(self) -> int:
         """How many values are one of its type."""
         return TYPES[self.type][1]

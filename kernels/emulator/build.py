@@ -11,17 +11,17 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from ..cache import made
 from ..cuda.source import Kernel, kernels_in
 
 __all__ = ["EmulatorError", "Library", "library"]
 
 SHIM = Path(__file__).parent / "shim"
-RUNTIME = ("runtime.cpp", "tensor_core.cpp", "watch.cpp")
+RUNTIME = ("runtime.cpp", "tensor_core.cpp", "wgmma.cpp", "watch.cpp")
 # -fno-gnu-unique: a library that is loaded twice has its own variables each time.
 OPTIONS = (
     "-std=gnu++17", "-O2", "-g1", "-gdwarf-4", "-w", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique",
@@ -107,17 +107,8 @@ def _compiler() -> str:
 
 
 def _made(name: str, content: str, make: Callable[[Path], None]) -> Path:
-    """The file of that name and content in the cache; made beside it and moved, so that none is ever half there."""
-    folder = Path(os.environ.get("MINIGAN_CACHE") or Path.home() / ".cache" / "minigan") / "emulator"
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    path = folder / f"{name}-{key}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / "made.so"
-            make(made)
-            os.replace(made, path)
-    return path
+    """The library of that name and content in the cache."""
+    return made(f"emulator/{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so", make)
 
 
 def _compile_runtime(path: Path) -> None:

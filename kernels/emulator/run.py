@@ -67,7 +67,7 @@ def run(
     if kernel not in built.kernels:
         raise ValueError(f"kernel {kernel!r} is not in that source, which has {[*built.kernels]}")
     launch = checked(built.kernels[kernel], grid, block, shared)
-    values = packed(built.kernels[kernel], arguments, lambda array: array.ctypes.data)
+    values = [np.array(value) for value in packed(built.kernels[kernel], arguments, lambda array: array.ctypes.data)]
     given = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     _watch(built, [*arrays, *reached] if watch else [])

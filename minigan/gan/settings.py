@@ -86,6 +86,7 @@ class Settings:
     augment: str = setting("", "DiffAugment: any of translation, cutout, color, with commas between")
     # the run
     device: str = setting("cpu", "where it computes")
+    graph: bool = setting(True, "on a GPU, capture a step once and replay it, where only values change")
     log_every: int = setting(10, "a line of metrics every so many steps", low=1)
     sample_every: int = setting(250, "a picture of samples every so many steps", low=1)
     score_every: int = setting(0, "scores every so many steps; 0: at the end only", low=0)

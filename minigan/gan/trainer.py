@@ -8,14 +8,14 @@ of G, after `n_critic` updates of D.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import minigan as mg
-from minigan import optim, random
+from minigan import graphs, optim, random
 from minigan.data.catalog import open_data
 from minigan.data.source import Data
 from minigan.gan import health, penalties, sanity, tricks
@@ -100,6 +100,7 @@ class Trainer:
         self.rate = 1.0  # a factor of both learning rates, lowered by a rollback
         self.stopped = ""  # why the run ended before its last step
         self.problems: list[str] = []  # why it does not go on from a newer checkpoint
+        self._graph = self._captured_step()
 
     # One step -------------------------------------------------------------------------------------------
 
@@ -130,60 +131,114 @@ class Trainer:
 
     @np.errstate(all="ignore")  # a loss or weight that is not finite is said more plainly than by NumPy
     def step(self) -> Record:
-        """D's updates, then G's. The last fake batch that D saw serves G too, so that G runs forward once for both."""
+        """D's updates, then G's."""
         settings = self.settings
         self._set_rates()
-        record: Record = {"step": self.steps_done + 1, "epoch": 0.0}
         critic_steps = tricks.critic_steps(self.steps_done, settings.n_critic, settings.critic_warmup)
-        for i in range(critic_steps):
-            with mg.set_grad_enabled(i == critic_steps - 1):
-                fake = self.G(self.latents(settings.batch))
-            self._d_step(fake, record)
-        self._g_step(fake, record)
+        weights = tuple(
+            penalties.lazy(settings.penalty_weight, settings.penalty_every, self.d_steps_done + i)
+            for i in range(critic_steps)
+        )
+        logged = (self.steps_done + 1) % settings.log_every == 0
+        reals = (self.next_real() for _ in range(critic_steps + self.loss.relative))
+        if self._graph is None:
+            values = {name: value.item() for name, value in self._updates(reals, weights, logged).items()}
+        else:
+            values = self._replayed(list(reals), weights, logged)
         self.steps_done += 1
-        record["epoch"] = round(self.batches.drawn / len(self.data), 3)
-        return record
+        self.d_steps_done += critic_steps
+        return {"step": self.steps_done, "epoch": round(self.batches.drawn / len(self.data), 3), **values}
 
-    def _d_step(self, fake: Tensor, record: Record) -> None:
+    def _updates(self, reals: Iterable[Tensor], weights: Sequence[float], logged: bool) -> dict[str, Tensor]:
+        """An update of D for each of the penalty's weights, then G's, and numbers about them.
+
+        The last fake batch that D saw serves G too, so that G runs forward once for both.
+        """
+        reals, found = iter(reals), dict[str, Tensor]()
+        for i, weight in enumerate(weights):
+            with mg.set_grad_enabled(i == len(weights) - 1):
+                fake = self.G(self.latents(self.settings.batch))
+            self._d_step(next(reals), fake, weight, logged, found)
+        self._g_step(next(reals) if self.loss.relative else None, fake, logged, found)
+        return found
+
+    def _d_step(self, real: Tensor, fake: Tensor, weight: float, logged: bool, found: dict[str, Tensor]) -> None:
         settings = self.settings
-        real = self.next_real()
         on_real, on_fake = self.judge(real), self.judge(fake.detach())
         loss = self.loss.d(on_real, on_fake, smooth=settings.smooth)
-        record |= {"d_loss": loss.item(), "d_real": on_real.mean().item(), "d_fake": on_fake.mean().item()}
-        weight = penalties.lazy(settings.penalty_weight, settings.penalty_every, self.d_steps_done)
+        found |= {"d_loss": loss.detach(), "d_real": on_real.detach().mean(), "d_fake": on_fake.detach().mean()}
         if settings.penalty and weight:
             penalty = self._penalty(real, fake.detach(), weight)
-            record["penalty"] = penalty.item()
+            found["penalty"] = penalty.detach()
             loss = loss + penalty
-        self._update("D", self.D, self.d_optimizer, loss, record)
+        self._update("D", self.D, self.d_optimizer, loss, logged, found)
         if settings.clip_weights:
             penalties.clip_weights(self.D, settings.clip_weights)
-        self.d_steps_done += 1
 
-    def _g_step(self, fake: Tensor, record: Record) -> None:
-        on_real = self.judge(self.next_real()) if self.loss.relative else None
-        loss = self.loss.g(self.judge(fake), on_real)
-        record["g_loss"] = loss.item()
-        self._update("G", self.G, self.g_optimizer, loss, record)
+    def _g_step(self, real: Tensor | None, fake: Tensor, logged: bool, found: dict[str, Tensor]) -> None:
+        loss = self.loss.g(self.judge(fake), None if real is None else self.judge(real))
+        found["g_loss"] = loss.detach()
+        self._update("G", self.G, self.g_optimizer, loss, logged, found)
         if self.ema is not None:
             self.ema.update()
 
-    def _update(self, phase: str, module: Module, optimizer: optim.Optimizer, loss: Tensor, record: Record) -> None:
+    def _update(
+        self, phase: str, module: Module, optimizer: optim.Optimizer, loss: Tensor, logged: bool,
+        found: dict[str, Tensor],
+    ) -> None:  # fmt: skip
         """Gradients of `module` alone (nobody asked for the other network's), and one step down them."""
         settings = self.settings
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
-        if record["step"] % settings.log_every == 0:
-            record[f"{phase.lower()}_grad"] = get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
-        if not math.isfinite(loss.item()):
-            event = f"step {record['step']}, {phase}'s update: the loss is {loss.item()}"
-            raise NonFinite(health.explain_non_finite(self, event))
+        if logged:
+            found[f"{phase.lower()}_grad"] = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if graphs.current is None:
+            self._check_finite(phase, loss.item())
         if settings.clip_norm:
             clip_grad_norm_(parameters, settings.clip_norm)
         if settings.clip_value:
             clip_grad_value_(parameters, settings.clip_value)
         optimizer.step()
+
+    def _check_finite(self, phase: str, loss: float) -> None:
+        if not math.isfinite(loss):
+            event = f"step {self.steps_done + 1}, {phase}'s update: the loss is {loss}"
+            raise NonFinite(health.explain_non_finite(self, event))
+
+    # The same as a graph ----------------------------------------------------------------------------------
+
+    def _captured_step(self) -> Any:
+        """`_updates` to be captured and replayed, where the device can; None, with a warning, where the settings do."""
+        settings, kernels = self.settings, mg.zeros(1, device=self.device).B.kernels
+        if not settings.graph or not hasattr(getattr(kernels, "device", None), "capture"):
+            return None
+        if settings.noise or settings.critic_warmup:
+            what = f"noise={settings.noise}" if settings.noise else f"critic_warmup={settings.critic_warmup}"
+            self.warnings.append(f"steps are not captured as a graph, which would be faster, for {what} changes them")
+            return None
+
+        def step(reals: list[Tensor], weights: tuple[float, ...], logged: bool) -> tuple[tuple[str, ...], Tensor]:
+            found = self._updates(reals, weights, logged)
+            return tuple(found), mg.stack([*found.values()])
+
+        return mg.cuda.graph(step, device=self.device)
+
+    def _replayed(self, reals: list[Tensor], weights: tuple[float, ...], logged: bool) -> dict[str, float]:
+        try:
+            layers = (*self.G.modules(), *self.D.modules())
+            if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+                raise mg.cuda.CaptureError("a layer has hooks, which no replay would call")
+            names, values = self._graph(reals, weights, logged)
+        except mg.cuda.CaptureError as error:
+            self._graph, message = None, f"steps are not captured as a graph, which would be faster: {error}"
+            self.emit({"step": self.steps_done + 1, "warning": "graph", "message": message})
+            found = self._updates(reals, weights, logged)
+            names, values = tuple(found), mg.stack([*found.values()])
+        numbers = dict(zip(names, values.tolist(), strict=True))
+        for phase in ("D", "G"):  # of a replay the update is done already
+            self._check_finite(phase, numbers[f"{phase.lower()}_loss"])
+        return numbers
 
     def _penalty(self, real: Tensor, fake: Tensor, weight: float) -> Tensor:
         if self.settings.penalty == "wgan-gp":

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from minigan import nn
+from minigan import graphs, nn
 from minigan.creation import rand, randn, tensor
 from minigan.grad_mode import no_grad
 from minigan.ops.piecewise import where
@@ -79,14 +79,19 @@ class EMA:
 
     def update(self) -> None:
         """Take in the network's weights as they are now."""
-        self.updates += 1
-        decay = self.decay if self.updates > self.start else 0.0
+        if self.updates < self.start and graphs.current is not None:
+            raise graphs.CaptureError(f"EMA: the first {self.start} updates only copy: capture the step after them")
+        decay = self.decay if self.updates >= self.start else 0.0
+        graphs.each_time(self._count)
         with no_grad():
             for average, value in zip(_state(self.module), _state(self.source), strict=True):
                 if decay and average.is_floating_point():
                     average.mul_(decay).add_(value, alpha=1 - decay)
                 else:
                     average.copy_(value)
+
+    def _count(self) -> None:
+        self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages, under `module.…`, and the number of updates."""

@@ -93,6 +93,8 @@ class Pow(Op):
     @staticmethod
     def forward(ctx, B, x, y):
         ctx.save_inputs(True, True)
+        if isinstance(y, int) and y < 0 and x.dtype.kind in "iu":  # NumPy says so, CuPy gives 0
+            raise ValueError("Integers to negative integer powers are not allowed.")
         return x**y
 
     @staticmethod
@@ -121,7 +123,7 @@ class FloorDivide(Op):
 
     @staticmethod
     def forward(ctx, B, x, y):
-        return B.xp.floor_divide(x, y)
+        return B.kernels.floor_divide(x, y)
 
     @staticmethod
     def vjp(ctx, gz):

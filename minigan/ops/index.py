@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan import graphs
 from minigan.check import check_tensors, whole
 from minigan.graph import Op, apply, wrap
+from minigan.graphs import refuse
 from minigan.inplace import assign
 from minigan.ops.piecewise import masked_fill
 from minigan.ops.shape import axis, broadcast_to, sum_to
@@ -47,7 +49,7 @@ class Unslice(Op):
 
     @staticmethod
     def forward(ctx, B, y, *, pattern, shape):
-        x = B.xp.zeros_like(y, shape=shape)
+        x = B.xp.zeros_like(y, shape=shape) if shape else B.xp.zeros((), y.dtype)  # CuPy takes () for no shape given
         x[pattern] = y
         return x
 
@@ -93,7 +95,7 @@ class PutAt(Op):
     def forward(ctx, B, x, values, *arrays, pattern):
         ctx.save_inputs(False, False, *(True for _ in arrays))
         y = B.xp.array(x)
-        y[_fill(pattern, arrays)] = values
+        B.kernels.put_at(y, _fill(pattern, arrays), values)
         return y
 
     @staticmethod
@@ -169,6 +171,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     _check_range(x, pattern)
     if arrays:
         x, pattern = _integers_first(x, pattern)
+        _check_arrays(x, pattern, arrays)
         return apply(Take, x, *arrays, pattern=pattern)
     # Without `...` a full set of integers would give a scalar, which shares no memory
     return apply(Slice, x, pattern=pattern if ... in pattern else (*pattern, ...))
@@ -205,6 +208,27 @@ def _check_range(x: Tensor, pattern: tuple) -> None:
             at += part is not None
 
 
+def _check_arrays(x: Tensor, pattern: tuple, arrays: list[Tensor]) -> None:
+    """Where the backend would take another entry, in silence, for an index that is out of bounds."""
+    if x.B.checks_indices:
+        return
+    try:
+        np.broadcast_shapes(*(part.shape for part in arrays))
+    except ValueError:
+        shapes = ", ".join(str(tuple(part.shape)) for part in arrays)
+        raise IndexError(f"shape mismatch: indexing tensors of shapes {shapes} do not broadcast together") from None
+    at, waiting = 0, iter(arrays)
+    for part in pattern:
+        if part is _ARRAY and (index := next(waiting)).numel() and graphs.current is None:
+            low, high = int(index.array.min()), int(index.array.max())
+            size = x.shape[at]
+            if low < -size or high >= size:
+                raise IndexError(
+                    f"index {low if low < -size else high} is out of bounds for axis {at} with size {size}"
+                )
+        at += part is not None
+
+
 def setitem(x: Tensor, index: Any, value: Any) -> None:
     """x[index] = value"""
     from minigan.creation import as_operand
@@ -218,6 +242,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         return
     value = value.to(x.dtype) if hasattr(value, "array") else as_operand(value, x)
     x, pattern = _integers_first(x, pattern)
+    _check_arrays(x, pattern, arrays)
     assign(x, apply(PutAt, x, value, *arrays, pattern=pattern), "indexed assignment", made=True)
 
 
@@ -241,6 +266,7 @@ def masked_select(x: Tensor, mask: Tensor) -> Tensor:
 
 def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of the non-zero entries: a matrix with a row each, or a vector per axis."""
+    refuse(x.B, "an index by a mask, or nonzero(),")
     places = x.B.xp.nonzero(x.array if x.ndim else x.array.reshape(1))
     if as_tuple:
         return tuple(wrap(p, x.B, None) for p in places)
@@ -254,6 +280,7 @@ def _check_bounds(x: Tensor, dim: int, index: Tensor, name: str, error: type[Exc
     """Negative indices count from the end in an array module, and nowhere in PyTorch but in x[index]."""
     check_tensors(name, index)
     size = x.array.shape[dim] if x.ndim else 1
+    refuse(x.B, f"a check of the bounds of indices, of {name},")
     if index.array.size and not (int(index.array.min()) >= 0 and int(index.array.max()) < size):
         raise error(f"{name}: expected indices from 0 to {size - 1}, the size of axis {dim} being {size}, got others")
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from minigan.graph import Op, apply
-from minigan.ops.shape import add_up
 from minigan.ops.smooth import sigmoid
 
 if TYPE_CHECKING:
@@ -67,14 +64,7 @@ class BinaryCrossEntropyWithLogits(Op):
     @staticmethod
     def forward(ctx, B, x, t, *, reduction):
         ctx.save_inputs(True, ctx.needs[0])
-        xp = B.xp
-        loss = xp.log1p(xp.exp(-xp.abs(x)))
-        loss += (1 - t) * xp.maximum(x, 0)
-        loss -= t * xp.minimum(x, 0)
-        if reduction == "none":
-            return loss
-        total = add_up(loss, tuple(range(loss.ndim)), False)
-        return total * _share(loss.size) if reduction == "mean" else total
+        return B.kernels.bce_with_logits(x, t, reduction)
 
     @staticmethod
     def vjp(ctx, gl):
@@ -88,16 +78,7 @@ class BinaryCrossEntropyWithLogits(Op):
 
     @staticmethod
     def vjp_fast(ctx, B, gl):
-        (x, t), xp = ctx.input_arrays, B.xp
-        if ctx.reduction == "mean":
-            gl = gl * _share(x.size)
-        gx = None
-        if ctx.needs[0]:
-            with np.errstate(over="ignore"):
-                gx = (1 - t) / (1 + xp.exp(-x))
-                gx -= t / (1 + xp.exp(x))
-            gx *= gl
-        return gx, -gl * x if ctx.needs[1] else None
+        return B.kernels.bce_with_logits_backward(gl, *ctx.input_arrays, ctx.reduction, tuple(ctx.needs))
 
 
 def _share(count: int) -> float:

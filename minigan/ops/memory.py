@@ -8,6 +8,7 @@ from minigan import dtypes
 from minigan.backend import Backend
 from minigan.check import check_tensors
 from minigan.graph import Op, apply, plain_result, wrap
+from minigan.graphs import refuse
 
 if TYPE_CHECKING:
     from minigan.tensor import Tensor
@@ -44,6 +45,8 @@ class Move(Op):
 
     @staticmethod
     def forward(ctx, B, x, *, target, source):
+        for side in (B, target):
+            refuse(side, "a copy to or from another device")
         return target.asarray(B.to_numpy(x))
 
     @staticmethod

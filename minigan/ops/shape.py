@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from minigan import graphs
 from minigan.check import check_tensors, several, shape_of, whole
 from minigan.dtypes import float16, float32, result_dtype
 from minigan.graph import Op, apply
@@ -270,6 +271,8 @@ class Cat(Op):
 
     @staticmethod
     def forward(ctx, B, *arrays, dim, sizes):
+        while graphs.current is not None and len(arrays) > 8:  # of more, CuPy copies a table from the host
+            arrays = tuple(B.xp.concatenate(arrays[i : i + 8], axis=dim) for i in range(0, len(arrays), 8))
         return B.xp.concatenate(arrays, axis=dim)
 
     @staticmethod

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
+from minigan.graphs import each_time
 from minigan.optim.optimizer import Optimizer
 
 
@@ -64,6 +65,9 @@ class LRScheduler:
 
     def step(self) -> None:
         """Go on by one epoch, and set the rates."""
+        each_time(self._step)
+
+    def _step(self) -> None:
         tracked = type(self.optimizer).step is Optimizer.step
         if self._step_count == 1 and tracked and not self.optimizer._opt_called:
             warnings.warn(

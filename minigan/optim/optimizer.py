@@ -15,10 +15,12 @@ from itertools import accumulate, groupby, pairwise
 from math import prod
 from typing import Any
 
+from minigan import graphs
 from minigan.backend import Array, Backend
 from minigan.creation import tensor
 from minigan.grad_mode import enable_grad
 from minigan.graph import wrap
+from minigan.kernels.recording import Recording
 from minigan.observe import observers
 from minigan.tensor import Tensor
 
@@ -145,6 +147,8 @@ class Optimizer:
                 numbers = [None if p.grad is None else self._enter(flat, i, names) for i, p in enumerate(flat.params)]
                 for start, stop, number in _runs(numbers):
                     self._step_run(flat, start, stop, number, names, group)
+                    if graphs.current is not None:
+                        self._replay(flat, start, stop, index, graphs.current)
         for observer in tuple(observers):  # one may have seen enough, and leave
             observer.stepped(self, began)
         return loss
@@ -161,12 +165,11 @@ class Optimizer:
         """The value that the state `name` starts from."""
         return 0.0
 
-    def _count(self, state: dict[str, Any]) -> int:
-        """Count a step of one parameter: its number, from 1. Parameters with equal numbers share a run."""
+    def _number(self, state: dict[str, Any]) -> int:
+        """Of a parameter's next step, from 1. Parameters with equal numbers share a run."""
         if "step" not in state:
             state["step"] = tensor(0.0, device="cpu")
-        state["step"].array += 1
-        return int(state["step"].array)
+        return int(state["step"].array) + 1
 
     def _flat_memory(self, index: int, group: Group) -> list[_Flat]:
         """The flat memory of a group, made anew when its parameters are not what they were."""
@@ -190,7 +193,9 @@ class Optimizer:
                 f"{type(self).__name__}: a parameter of shape {p.shape}, {p.dtype} on {p.device} has a gradient of "
                 f"shape {g.shape}, {g.dtype} on {g.device}; they must be alike"
             )
-        number = self._count(self.state[p]) if names else 1
+        number = self._number(self.state[p]) if names else 1
+        if names and "step" in self.state[p] and graphs.current is None:  # a captured step is counted at each replay
+            self.state[p]["step"].array += 1
         self._place(flat, i, names)
         return number
 
@@ -218,6 +223,28 @@ class Optimizer:
         self._rule(flat.B, weights, [flat.buffers[name][a:b] for name in names], number, group)
         for p in params:
             p._bump(f"{type(self).__name__}.step")
+
+    def _replay(self, flat: _Flat, start: int, stop: int, index: int, recording: Recording) -> None:
+        """Have the captured update of neighbours be counted, and its numbers be new ones, at each replay."""
+        params, groups = flat.params[start:stop], len(self.param_groups)
+        arrays, gradients = [p.array for p in params], [p.grad for p in params]
+
+        def valid() -> bool:
+            same = all(p.array is array for p, array in zip(params, arrays, strict=True))
+            if not same or groups != len(self.param_groups):
+                return False
+            return len({self._number(self.state[p]) for p in params if p in self.state}) <= 1
+
+        def before() -> None:
+            for p, g in zip(params, gradients, strict=True):
+                p.grad = g  # plain steps in between had others
+            group = self.param_groups[index]
+            names = self._names(group)
+            numbers = [self._enter(flat, i, names) for i in range(start, stop)]
+            self._step_run(flat, start, stop, numbers[0], names, group)
+
+        recording.before.append(before)
+        recording.valid.append(valid)
 
 
 class _Flat:

@@ -46,7 +46,7 @@ class SGD(Optimizer):
     def _names(self, group: Group) -> Sequence[str]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _count(self, state: dict[str, Any]) -> int:
+    def _number(self, state: dict[str, Any]) -> int:
         return 1 if state.get("momentum_buffer") is None else 2
 
     def _rule(self, B: Backend, weights: tuple, state: list[Array], number: int, group: Group) -> None:

@@ -1,7 +1,8 @@
 """The device 'cuda-emulated': the engine on its CUDA kernels, which the emulator runs on NumPy's memory.
 
 Convolutions, products, norms, biases, optimiser steps, what is elementwise, and reductions are kernels of
-`minigan.kernels.cuda`, in float32 (some in int32, int64 and bool). What has no kernel, and other dtypes, are NumPy's.
+`minigan.kernels.cuda`, in float32 and float64 (some in int32, int64 and bool; some of float16 by way of float32). What
+has no kernel, and other dtypes, are NumPy's.
 Importing this module makes the device known.
 """
 
@@ -15,14 +16,17 @@ import numpy as np
 from minigan.backend import Backend, device, register_backend
 from minigan.kernels import cpu as cpu_kernels
 from minigan.kernels.cuda import elementwise, reduce
+from minigan.kernels.cuda.double import Doubled
 from minigan.kernels.cuda.kernels import Kernels
 from minigan.kernels.cuda.operations import OPERATIONS
 from minigan.kernels.emulator import EmulatedDevice
+from minigan.testing import captured
 
 __all__ = ["EmulatedArray", "EmulatedBackend"]
 
 DEVICE = EmulatedDevice()
-DTYPES = {np.dtype(name) for name in ("float32", "int32", "int64", "bool")}
+DOUBLE = Doubled(DEVICE)
+DTYPES = {np.dtype(name) for name in ("float32", "float64", "int32", "int64", "bool")}
 REDUCTIONS = {"add": "sum", "maximum": "max", "minimum": "min", "logical_or": "any", "logical_and": "all"}
 
 
@@ -33,8 +37,33 @@ class EmulatedArray(np.ndarray):
         given, into = _plain(inputs), _plain(out)
         found = _by_kernel(ufunc.__name__, method, given, into, options)
         if found is None:
+            captured.refuse(DEVICE, f"NumPy's {ufunc.__name__}")
             found = getattr(ufunc, method)(*given, **({"out": into} if out else {}), **options)
         return out[0] if len(out) == 1 else _emulated(found)
+
+    def __getitem__(self, where: Any) -> Any:
+        found = super().__getitem__(where)
+        if isinstance(found, np.ndarray) and found.size and not np.may_share_memory(found, self):
+            captured.refuse(DEVICE, "an index of arrays")
+        return found
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        if captured.is_open(DEVICE):
+            captured.written(DEVICE, _plain(self), where, _plain(value))
+        else:
+            super().__setitem__(where, value)
+
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().astype(*args, **kwargs)
+        if found is not self and captured.is_open(DEVICE):
+            captured.copied(DEVICE, _plain(self), _plain(found))
+        return found
+
+    def copy(self, order: Any = "C") -> Any:
+        return xp.array(self, order=order)
+
+    def reshape(self, *shape: Any) -> Any:
+        return xp.reshape(self, shape[0] if len(shape) == 1 else shape)
 
 
 def _by_kernel(name: str, method: str, given: tuple, into: tuple, options: dict[str, Any]) -> Any:
@@ -48,7 +77,8 @@ def _by_kernel(name: str, method: str, given: tuple, into: tuple, options: dict[
             return elementwise.evaluate(DEVICE, name, *given, out=into[0] if into else None)
         if method == "reduce" and not into and {*options} <= {"axis", "keepdims"} and name in REDUCTIONS:
             axes = options.get("axis", 0) if "axis" in options else None
-            return reduce.reduce(DEVICE, REDUCTIONS[name], given[0], axes, bool(options.get("keepdims")))
+            where = DOUBLE if given[0].dtype == np.float64 else DEVICE
+            return reduce.reduce(where, REDUCTIONS[name], given[0], axes, bool(options.get("keepdims")))
     except (TypeError, NotImplementedError):  # dtypes that it is not made for
         pass
     return None
@@ -70,11 +100,25 @@ def _emulated(value: Any) -> Any:
     return type(value)(map(_emulated, value)) if type(value) in (tuple, list) else value
 
 
+def _refused(name: str) -> Callable[..., Any]:
+    """A method that takes values to the host."""
+
+    def method(self: EmulatedArray, *args: Any) -> Any:
+        captured.refuse(DEVICE, name)
+        return getattr(_plain(self), name)(*args)
+
+    return method
+
+
+for _name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__"):
+    setattr(EmulatedArray, _name, _refused(_name))
+
+
 class _Module:
     """A module whose functions give EmulatedArrays; `plain` ones are given NumPy's arrays."""
 
     def __init__(self, module: Any, plain: bool) -> None:
-        self._module, self._through = module, _plain if plain else lambda value: value
+        self._module, self._plain = module, plain
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._module, name)
@@ -85,7 +129,46 @@ class _Module:
         return call
 
     def _call(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: _emulated(function(*self._through(args), **self._through(kwargs)))
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._plain and not captured.is_open(DEVICE):
+                args, kwargs = _plain(args), _plain(kwargs)
+            return _emulated(function(*args, **kwargs))
+
+        return call
+
+
+class _NumPy(_Module):
+    """NumPy; while a step is captured, its functions are kernels or views."""
+
+    def _call(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__
+        by_kernel = captured.FUNCTIONS.get(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if captured.is_open(DEVICE) and not isinstance(function, np.ufunc):
+                if by_kernel is not None:
+                    return _emulated(by_kernel(DEVICE, *_plain(args), **_plain(kwargs)))
+                if name not in captured.VIEWS:
+                    captured.refuse(DEVICE, f"NumPy's {name}")
+            return _emulated(function(*args, **kwargs))
+
+        return call
+
+
+class _Instead:
+    """Kernels of the CPU, for what has no CUDA kernel; no captured step may come to them."""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(cpu_kernels, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            captured.refuse(DEVICE, f"{name}, which has no CUDA kernel,")
+            return function(*args, **kwargs)
+
+        return function if isinstance(function, type) else call
+
+
+xp = _NumPy(np, plain=False)
 
 
 class EmulatedBackend(Backend):
@@ -97,17 +180,19 @@ class EmulatedBackend(Backend):
     (device(type='cuda-emulated'), [[3.0, 3.0], [3.0, 3.0]])
     """
 
-    xp: Any = _Module(np, plain=False)
-    kernels: Any = _Module(Kernels(DEVICE, cpu_kernels), plain=True)
+    xp: Any = xp
+    kernels: Any = _Module(Kernels(DEVICE, _Instead()), plain=True)
     array_type: type = np.ndarray
 
     def __init__(self, where: device) -> None:
         self.device = device("cuda-emulated")
 
     def asarray(self, host: np.ndarray) -> np.ndarray:
+        captured.refuse(DEVICE, "a copy of values of the host")
         return np.array(host).view(EmulatedArray)  # a copy, as to any other device
 
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
+        captured.refuse(DEVICE, "a copy to the host")
         return np.array(array)
 
     def shares_memory(self, a: np.ndarray, b: np.ndarray) -> bool:

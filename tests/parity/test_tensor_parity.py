@@ -1445,6 +1445,8 @@ TABLES = {
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row) for table in TABLES.values() for row in table])
 def test_row(row: str) -> None:
+    if mg.get_default_device().type == "cuda" and row in ("x.is_cuda", "isinstance(f32, T.FloatTensor)"):
+        pytest.skip("PyTorch's tensor is on the CPU, minigan's is not")
     check(row)
 
 
@@ -1744,4 +1746,4 @@ def test_saved_values_survive_more_in_place_operations() -> None:
 def test_dtypes_are_numpys() -> None:
     assert mg.float32 == np.dtype("float32")
     assert isinstance(mg.zeros(2, 3).shape, tuple)
-    assert mg.FloatTensor([1]).type() == "minigan.FloatTensor"
+    assert mg.tensor([1.0], device="cpu").type() == "minigan.FloatTensor"

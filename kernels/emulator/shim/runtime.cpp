@@ -31,6 +31,7 @@ Thread *now;
 uint3 block_index;
 dim3 block_size, grid_size;
 char *dynamic_shared;
+size_t dynamic_bytes;
 Counts counts;
 
 static std::vector<Thread> threads;
@@ -215,8 +216,10 @@ void commit_copies() {
 void await_copies(int groups_left) {
   auto &groups = now->groups;
   while ((int)groups.size() > groups_left) {
-    for (Copy &copy : groups.front())
+    for (Copy &copy : groups.front()) {
       copy.from ? memcpy(copy.to, copy.from, copy.bytes) : memset(copy.to, 0, copy.bytes);
+      landed(copy.to, copy.bytes);
+    }
     groups.erase(groups.begin());
   }
 }
@@ -251,6 +254,7 @@ static void run_block(size_t shared, Order order) {
   memset(__start_shared, 0xff, __stop_shared - __start_shared);
   memset(dynamic_shared, 0xff, shared);
   watch_block();
+  forget_products();
   for (size_t i = 0; i < n; i++) {
     Thread &thread = threads[i];
     uint3 index{unsigned(i % block_size.x), unsigned(i / block_size.x % block_size.y),
@@ -318,6 +322,7 @@ extern "C" int emulator_launch(void (*entry)(void **), void **given, const unsig
   static std::vector<char> dynamic;
   dynamic.resize(shared + 16);
   dynamic_shared = (char *)(((uintptr_t)dynamic.data() + 15) & ~(uintptr_t)15);
+  dynamic_bytes = shared;
   watch_launch({stacks, MOST_THREADS * (STACK + COLOURS)}, {threads.data(), threads.size() * sizeof(Thread)},
                {dynamic_shared, shared});
 

@@ -37,6 +37,7 @@ extern Thread *now;  // the one that runs
 extern uint3 block_index;
 extern dim3 block_size, grid_size;
 extern char *dynamic_shared;
+extern size_t dynamic_bytes;
 
 [[noreturn]] void fail(int line, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -59,5 +60,27 @@ struct MmaTf32 { float a[4], b[2], c[4]; };           // m16n8k8
 struct MmaBf16 { uint32_t a[4], b[2]; float c[4]; };  // m16n8k16, two values in a word
 void mma_tf32(void **parts, unsigned mask);
 void mma_bf16(void **parts, unsigned mask);
+
+// Products of a warpgroup (wgmma.cpp), begun and awaited by each of its warps. `part` of await_products is an int: how
+// many groups may be left. They are made twice, when they are begun and as late as the program allows: what they read
+// must not have changed, whenever the hardware reads it.
+struct Wgmma {  // m64nNk8 of TF32, by two descriptors, or with a lane's four words of the first matrix in its registers
+  float *sum;
+  int columns;
+  uint64_t a, b;
+  const float *words;
+};
+void begin_products(void **parts, unsigned mask);
+void commit_products(void **parts, unsigned mask);
+void await_products(void **parts, unsigned mask);
+void wgmma_tf32(void **parts, unsigned mask);
+void forget_products();  // of the block before
+
+// Where something lies in shared memory. Tensor cores find only what is in the dynamic part.
+uint64_t shared_address(const void *p);
+
+// Copies that have landed are not seen by wgmma before this; `landed` tells of one.
+void show_to_tensor_cores();
+void landed(const void *to, int bytes);
 
 }  // namespace emulator

@@ -164,6 +164,11 @@ void watch_copy(void *to, const void *from, int bytes) {
   if (from) used(from, bytes, false, code);
 }
 
+// What tensor cores read by themselves.
+void watch_read(const void *from, int bytes) {
+  if (!arrays.empty()) used(from, bytes, false, __builtin_return_address(0));
+}
+
 extern "C" void emulator_watch(const Range *given, int n) { arrays.assign(given, given + n); }
 
 }  // namespace emulator

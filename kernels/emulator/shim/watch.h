@@ -21,5 +21,6 @@ void watch_block();
 void watch_barrier();
 void watch_warp(int warp);
 void watch_copy(void *to, const void *from, int bytes);
+void watch_read(const void *from, int bytes);
 
 }  // namespace emulator

@@ -1,7 +1,7 @@
 """Normalisation of activations: batch, instance, layer and group norm.
 
 All four are y = (x - mean x) / √(var x + eps)·w + b; they differ in the axes averaged over.
-`_slope` is of a leaky ReLU to end with; only `minigan.nn.fusion` gives it.
+`_slope` is of a leaky ReLU to end with; only `minigan.nn.fusion` gives it. `_tracked` counts batches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import minigan as mg
 from minigan.graph import wrap
 from minigan.inplace import assign
+from minigan.observe import observers
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.norm import normalize, standardize
 from minigan.tensor import Tensor
@@ -28,6 +29,7 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     _slope: float | None = None,
+    _tracked: Tensor | None = None,
 ) -> Tensor:
     """Normalise each channel (axis 1) over all other axes; in evaluation, by the running statistics.
 
@@ -45,7 +47,7 @@ def batch_norm(
             f"{tuple(input.shape)}; use a larger batch, or eval()"
         )
     y, mean, var = normalize(input, _column(weight, input), _column(bias, input), axes, eps, _slope)
-    _update("batch_norm", input, running_mean, running_var, mean, var, count, momentum)
+    _update("batch_norm", input, running_mean, running_var, mean, var, count, momentum, _tracked)
     return y
 
 
@@ -154,16 +156,37 @@ def _by_running_stats(
 
 def _update(
     name: str, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor,
-    count: int, momentum: float,
+    count: int, momentum: float, tracked: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """running ← (1 - momentum)·running + momentum·new, where the new variance is the unbiased one."""
-    if not input.numel():  # nothing was seen
-        return
-    with mg.no_grad():
+    """running ← (1 - momentum)·running + momentum·new, where the new variance is the unbiased one; one more tracked.
+
+    On arrays: for so few values, a tensor operation costs more than the sums.
+    """
+    seen = input.numel() > 0
+    if seen and running_mean is not None and running_var is not None and _plain(input, running_mean, running_var):
+        counter = None if tracked is None else tracked.array
+        input.B.kernels.update_running(
+            running_mean.array, running_var.array, mean.array, var.array, momentum, count, tracked=counter
+        )
+        running_mean._bump(name)
+        running_var._bump(name)
+    else:
+        if tracked is not None:
+            tracked.array += 1
         for running, new, share in (
             (running_mean, mean, momentum),
-            (running_var, var, momentum * count / (count - 1)),
+            (running_var, var, momentum * count / (count - 1) if seen else 0.0),
         ):
-            if running is not None:  # on arrays: for so few values, a tensor operation costs more than the sums
+            if seen and running is not None:
                 values = running.array * (1 - momentum) + new.array.reshape(-1) * share
-                assign(running, wrap(values, running.B, None), name)
+                with mg.no_grad():
+                    assign(running, wrap(values, running.B, None), name)
+    if tracked is not None:
+        tracked._bump(name)
+
+
+def _plain(input: Tensor, *running: Tensor) -> bool:
+    """Whether one kernel may write these: nobody watches, and each lies without gaps on the input's device."""
+    return not observers and all(
+        x.B is input.B and x.array.flags.c_contiguous and getattr(x.array.flags, "writeable", True) for x in running
+    )

@@ -89,16 +89,15 @@ class _BatchNorm(_RunningNorm):
         self._check_ndim(input)
         if input.shape[1] != self.num_features:
             raise self._shape_error(input, f"{self.num_features} channels (axis 1)")
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.array += 1  # a tensor's operation takes ten times as long
-            self.num_batches_tracked._bump("BatchNorm")
-            if momentum is None:  # every batch so far counts alike
-                momentum = 1 / self.num_batches_tracked.item()
+        momentum, tracked = self.momentum, self.num_batches_tracked if self.training else None
+        if momentum is None and tracked is not None:  # every batch so far counts alike
+            tracked.array += 1
+            tracked._bump("BatchNorm")
+            momentum, tracked = 1 / tracked.item(), None
         by_batch = self.training or self.running_mean is None
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, by_batch, momentum or 0.0, self.eps,
-            _slope=_slope,
+            _slope=_slope, _tracked=tracked,
         )  # fmt: skip
 
 

@@ -1,0 +1,487 @@
+"""Steps captured once and replayed: bit for bit what the steps themselves compute, and an error for what cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import minigan as mg
+from minigan import nn
+from minigan.gan.recipes import get_recipe
+from minigan.gan.trainer import NonFinite, Trainer
+from minigan.gan.tricks import EMA
+from minigan.kernels.cuda import elementwise
+from minigan.kernels.cuda.memory import OutOfMemoryError, Pools
+from minigan.kernels.emulator import EmulatedDevice
+from minigan.nn import functional as F
+from minigan.testing import emulated  # noqa: F401  # makes the device known
+
+DEVICES = [
+    pytest.param(
+        "cuda-emulated",
+        marks=pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++, and there is none"),
+    ),
+    pytest.param("cuda", marks=pytest.mark.skipif(not mg.cuda.is_available(), reason="there is no GPU")),
+]
+pytestmark = [pytest.mark.kernels]
+STEPS = 50
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    mg.manual_seed(0)
+    return request.param
+
+
+class Training:
+    """A small DCGAN for 8 × 8 on a device, whose step draws its latents and may have dropout and a schedule."""
+
+    def __init__(self, device, optimizer="Adam", dropout=0.0, schedule=False):
+        mg.manual_seed(3)
+        self.device, self.losses, self.captured = device, [], mg.cuda.graph(self.step, device=device)
+        self.G = nn.Sequential(
+            nn.ConvTranspose2d(5, 4, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 4, 2, 1),
+            nn.Tanh(),
+        ).to(device)  # fmt: skip
+        self.D = nn.Sequential(
+            nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(dropout), nn.Conv2d(4, 4, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4), nn.Flatten(),
+        ).to(device)  # fmt: skip
+        kind = getattr(mg.optim, optimizer)
+        self.optimizers = [kind(network.parameters(), lr=1e-3) for network in (self.D, self.G)]
+        self.schedules = [mg.optim.lr_scheduler.ExponentialLR(o, 0.9) for o in self.optimizers if schedule]
+        self.ema = EMA(self.G, 0.9)
+        self.images = np.random.default_rng(0).uniform(-1, 1, (STEPS, 3, 3, 8, 8)).astype(np.float32)
+
+    def step(self, real):
+        d, g = self.optimizers
+        fake = self.G(mg.randn(len(real), 5, 1, 1, device=self.device))
+        d.zero_grad()
+        on_real, on_fake = self.D(real), self.D(fake.detach())
+        d_loss = F.binary_cross_entropy_with_logits(on_real, mg.ones_like(on_real)) + on_fake.exp().mean()
+        d_loss.backward()
+        d.step()
+        g.zero_grad()
+        g_loss = -F.logsigmoid(self.D(fake)).mean()
+        g_loss.backward(inputs=list(self.G.parameters()))
+        g.step()
+        self.ema.update()
+        for schedule in self.schedules:
+            schedule.step()
+        return d_loss, {"G": g_loss}
+
+    def run(self, start, stop, captured):
+        step = self.captured if captured else self.step
+        for images in self.images[start:stop]:
+            d_loss, rest = step(mg.tensor(images, device=self.device) if not captured else images)
+            self.losses.append([d_loss.item(), rest["G"].item()])
+        return self
+
+    def state(self):
+        networks = {"G": self.G, "D": self.D, "ema": self.ema}
+        state = {f"{name}.{key}": t for name, part in networks.items() for key, t in part.state_dict().items()}
+        for i, optimizer in enumerate(self.optimizers):
+            saved = optimizer.state_dict()
+            state |= {f"{i}.{n}.{key}": t for n, s in saved["state"].items() for key, t in s.items()}
+            state[f"{i}.lr"] = mg.tensor(saved["param_groups"][0]["lr"])
+        return {name: t.clone() for name, t in state.items()}
+
+    def restored(self, state, random):
+        self.G.load_state_dict({name[2:]: t for name, t in state.items() if name.startswith("G.")})
+        self.D.load_state_dict({name[2:]: t for name, t in state.items() if name.startswith("D.")})
+        self.ema.load_state_dict({name[4:]: t for name, t in state.items() if name.startswith("ema.")})
+        for i, optimizer in enumerate(self.optimizers):
+            saved = optimizer.state_dict()
+            saved["state"] = {}
+            for name, t in state.items():
+                if name.startswith(f"{i}.") and name.count(".") == 2:
+                    saved["state"].setdefault(int(name.split(".")[1]), {})[name.split(".")[2]] = t
+            optimizer.load_state_dict(saved)
+        mg.set_rng_state(random)
+        return self
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        right = tensor.cpu().numpy()
+        assert np.isfinite(right).all(), name
+        np.testing.assert_array_equal(found[name].cpu().numpy(), right, name, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [
+        (STEPS, {}),
+        (12, {"dropout": 0.3, "schedule": True}),
+        (12, {"optimizer": "AdamW", "schedule": True}),
+        (12, {"optimizer": "SGD"}),
+    ],
+)
+def test_replays_are_steps(device, steps, options):
+    plain = Training(device, **options).run(0, steps, False)
+    random = mg.get_rng_state()
+    captured = Training(device, **options).run(0, steps, True)
+    assert captured.losses == plain.losses
+    same(captured.state(), plain.state())
+    np.testing.assert_array_equal(mg.get_rng_state()[:6], random[:6])
+    assert int(captured.optimizers[0].state_dict()["state"].get(0, {}).get("step", steps)) == steps
+    assert captured.ema.updates == captured.G[1].num_batches_tracked.item() == steps
+
+
+@pytest.mark.parametrize(("steps", "again"), [(STEPS, False), (14, True)])
+def test_a_checkpoint_after_replays_goes_on_with_the_same_bits(device, steps, again):
+    """Into new networks, and, as after a rollback, into those of which a graph has been captured."""
+    plain = Training(device).run(0, steps, False).state()
+    first = Training(device).run(0, steps // 2, True)
+    state, random = first.state(), mg.get_rng_state()
+    if again:
+        first.run(0, 6, True)
+    second = (first if again else Training(device)).restored(state, random)
+    same(second.run(steps // 2, steps, True).state(), plain)
+
+
+def test_loading_between_replays_of_one_graph(device):
+    def build():
+        w = mg.ones(300, device=device, requires_grad=True)
+        adam = mg.optim.Adam([w], lr=0.1)
+
+        def step(x):
+            adam.zero_grad()
+            ((w - x) ** 2).sum().backward()
+            adam.step()
+
+        return w, adam, step
+
+    xs = np.random.default_rng(0).standard_normal((9, 300)).astype(np.float32)
+    w, adam, step = build()
+    for x in xs[:6]:
+        step(mg.tensor(x, device=device))
+    halfway, state = w.detach().clone(), adam.state_dict()
+    state["state"][0] = {name: t.clone() for name, t in state["state"][0].items()}
+    for x in xs[6:]:
+        step(mg.tensor(x, device=device))
+    expected, (w, adam, step) = w, build()
+    captured = mg.cuda.graph(step, device=device)
+    for x in xs[:5]:
+        captured(x[::-1].copy())
+    adam.load_state_dict(state)
+    w.data.copy_(halfway)
+    for x in xs[6:]:
+        captured(x)
+    np.testing.assert_array_equal(w.detach().cpu().numpy(), expected.detach().cpu().numpy())
+
+
+def test_rates_that_change_between_replays_and_plain_steps_among_them(device):
+    def losses(captured):
+        training = Training(device)
+        step = mg.cuda.graph(training.step, device=device, warmup=2) if captured else training.step
+        found = []
+        for i, images in enumerate(training.images[:12]):
+            for optimizer in training.optimizers:
+                optimizer.param_groups[0]["lr"] = 1e-2 / (i + 1)
+            call = training.step if i == 7 else step
+            found.append(call(mg.tensor(images, device=device))[0].item())
+            parameters = [p for optimizer in training.optimizers for p in optimizer.param_groups[0]["params"]]
+            found.append([p.grad.abs().max().item() for p in parameters])
+        return found
+
+    assert losses(True) == losses(False)
+
+
+def test_arguments_of_all_kinds_and_other_shapes(device):
+    calls = []
+
+    def step(x, scale, *, parts):
+        calls.append(x.shape)
+        return {"y": (x * scale + parts[0]).sum(), "parts": [parts[1].clone()]}
+
+    captured = mg.cuda.graph(step, device=device, warmup=1)
+    for i in range(4):
+        for size in (3, 5):
+            x, parts = np.full(size, i, np.float32), (mg.ones(size, device=device), mg.tensor([i]))
+            found = captured(x, 2.0, parts=parts)
+            assert found["y"].item() == size * (2 * i + 1)
+            assert found["parts"][0].tolist() == [i]
+            assert found["parts"][0].dtype == mg.int64
+    assert calls == [(3,), (5,)] * 2
+    assert captured(np.ones(3, np.float32), 3.0, parts=parts[:0] + (mg.ones(3), mg.tensor([1])))["y"].item() == 12
+    assert len(calls) == 5  # another scale is another step
+    with pytest.raises(RuntimeError, match="requires grad, expected constants"):
+        captured(mg.ones(3, requires_grad=True), 2.0, parts=parts)
+    with pytest.raises(TypeError, match="unhashable"):
+        captured({1}, 2.0, parts=parts)
+
+
+def test_what_is_returned_is_written_over_and_its_version_counts(device):
+    w = mg.ones(3, device=device, requires_grad=True)
+    captured = mg.cuda.graph(lambda x: x * 2, device=device, warmup=0)
+    y = captured(np.ones(3, np.float32))
+    z = (w * y).sum()
+    assert captured(np.zeros(3, np.float32)) is y
+    assert y.tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match="replay of a graph"):
+        z.backward()
+
+
+REFUSED = {
+    "item()": lambda x: x.sum().item(),
+    "truth value": lambda x: x if x.sum() > 0 else -x,
+    "number": lambda x: float(x[0]),
+    "tolist()": lambda x: x.tolist(),
+    "tensor()": lambda x: x + mg.tensor([1.0, 2.0], device=x.device),
+    "another device": lambda x: x.cpu(),
+    "host": lambda x: mg.randperm(2, device=x.device),
+    "random state": lambda x: (mg.rand(2, device=x.device), mg.get_rng_state()),
+    "by a mask": lambda x: x[x > 0],
+    "bounds of indices": lambda x: x.gather(0, (x > 0).long()),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_captured_is_named(device, what):
+    captured, x = mg.cuda.graph(REFUSED[what], device=device, warmup=1), np.ones(2, np.float32)
+    captured(x)
+    with pytest.raises(mg.cuda.CaptureError, match="within a step that is being captured") as found:
+        captured(x)
+    assert what in str(found.value)
+    assert "\n" not in str(found.value)
+    assert mg.cuda.graph(lambda x: x + 1, device=device, warmup=0)(x).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("what", ["argsort", "cumsum", "float16", "floor_divide"])
+def test_what_is_no_kernel_is_named(what):
+    """The emulator alone: with CuPy all of these are work of the GPU."""
+    step = {
+        "argsort": lambda x: x.argsort(), "cumsum": lambda x: x.cumsum(0), "float16": lambda x: x.half() + 1,
+        "floor_divide": lambda x: x.floor_divide(2.0),
+    }[what]  # fmt: skip
+    with pytest.raises(mg.cuda.CaptureError, match=what):
+        mg.cuda.graph(step, device="cuda-emulated", warmup=0)(np.ones(2, np.float32))
+
+
+def test_memory_of_zeros_is_so_at_each_replay():
+    device, x = EmulatedDevice(), np.ones(3, np.float32)
+    with device.capture() as recording:
+        total = device.zeros((3,), np.float32)
+        elementwise.evaluate(device, "add", total, x, out=total)
+    for _ in range(2):
+        recording.replay()
+        assert total.tolist() == [1, 1, 1]
+
+
+def test_the_cpu_captures_nothing():
+    with pytest.raises(RuntimeError, match="device 'cpu' cannot capture"):
+        mg.cuda.graph(lambda: None, device="cpu")
+
+
+# Random numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_host_and_device_draw_from_one_stream(device):
+    draws = [(3, device), (5, "cpu"), (1, "cpu"), (12, device), (2, device), (9, "cpu"), (300, device)]
+    expected = mg.Generator().manual_seed(3)
+    mg.manual_seed(3)
+    for n, where in draws:
+        np.testing.assert_array_equal(mg.rand(n, device=where).cpu().numpy(), expected.uniform((n,)))
+        np.testing.assert_array_equal(mg.get_rng_state()[:6], expected.get_state()[:6])
+    state = mg.get_rng_state()
+    after = mg.rand(4, device=device).tolist()
+    mg.set_rng_state(state)
+    assert mg.rand(4).tolist() == after
+    mg.set_rng_state(state)
+    assert mg.rand(4, device=device).tolist() == after
+
+
+def test_half_a_word_is_not_lost(device):
+    """Left from before 64-bit numbers were drawn: the next uniform is made of it, on whichever device."""
+    mg.manual_seed(3)
+    found = [mg.rand(3, device=device), mg.rand(2, dtype=mg.float64), mg.rand(5, device=device)]
+    mg.manual_seed(3)
+    expected = [mg.rand(3), mg.rand(2, dtype=mg.float64), mg.rand(5)]
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x.cpu().numpy(), y.numpy(), strict=True)
+
+
+def test_replays_draw_what_the_step_would(device):
+    def step():
+        x = mg.empty(7, device=device).uniform_(-1, 1)
+        return mg.stack([x, mg.randn(7, device=device), F.dropout(x, 0.5), (mg.empty_like(x).bernoulli_(0.3))])
+
+    def drawn(step):
+        mg.manual_seed(5)
+        found = []
+        for i in range(8):
+            if i == 5:
+                mg.manual_seed(6)  # another key: the step is captured again
+            if i in (4, 7):
+                found.append(mg.rand(3).numpy())  # on the host, in between
+            found.append(step().cpu().numpy())
+        return [*found, mg.get_rng_state()[:6], mg.rand(3).numpy()]
+
+    for x, y in zip(drawn(mg.cuda.graph(step, device=device, warmup=2)), drawn(step), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+# The trainer ----------------------------------------------------------------------------------------------------------
+
+
+class Kept(list):
+    def records(self, device, *changes):
+        settings = get_recipe("ring").defaults.changed(
+            [f"device={device}", "limit=200", "batch=10", "steps=18", "log_every=3", *changes]
+        )
+        trainer = Trainer(settings)
+        emit = trainer.emit
+        trainer.emit = lambda record: (self.append(record), emit(record))
+        trainer.train()
+        return self, trainer
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["ema=0.9", "lr_decay=0.5"],
+        ["penalty=r1", "penalty_every=2", "n_critic=2", "clip_norm=1"],
+        ["loss=wasserstein", "penalty=wgan-gp", "spectral_norm=true", "optimizer=rmsprop"],
+        ["loss=relativistic", "penalty=", "optimizer=sgd", "latents=uniform"],
+    ],
+)
+def test_the_trainer_replays_and_nothing_changes(device, changes):
+    (plain, _), (replayed, trainer) = (Kept().records(device, *changes, f"graph={on}") for on in ("false", "true"))
+    assert plain == replayed
+    assert len(plain) == 6
+    kinds = 4 if "penalty_every=2" in changes else 2  # with a penalty or without, with gradients' norms or without
+    assert 0 < len(trainer._graph._captured) <= kinds
+    assert not trainer.warnings
+
+
+def test_the_trainer_says_when_it_cannot(device):
+    _, trainer = Kept().records(device, "noise=0.1")
+    assert trainer._graph is None
+    assert "noise=0.1 changes" in trainer.warnings[0]
+    trainer = Trainer(get_recipe("ring").defaults.changed(["limit=200", "batch=10", "steps=6"]))
+    assert trainer._graph is None
+    assert not trainer.warnings  # on the CPU nobody asks
+
+
+def test_the_trainer_goes_on_without_a_graph(device):
+    settings = get_recipe("ring").defaults.changed([f"device={device}", "limit=200", "batch=10", "steps=9"])
+    trainer, said = Trainer(settings), []
+    trainer.emit = said.append
+    trainer.D[0].register_forward_hook(lambda module, args, out: None)
+    trainer.train()
+    (warning,) = [record for record in said if "warning" in record]
+    assert "a layer has hooks" in warning["message"]
+    assert trainer.steps_done == 9
+
+
+def test_a_loss_that_is_not_finite_ends_a_replayed_run(device):
+    settings = get_recipe("ring").defaults.changed([f"device={device}", "limit=200", "batch=10", "steps=99"])
+    trainer = Trainer(settings)
+    for _ in range(20):
+        trainer.step()
+    assert trainer._graph._captured
+    with mg.no_grad():
+        trainer.D[0].weight.fill_(float("nan"))
+    with pytest.raises(NonFinite, match="step 21, D's update: the loss is nan"):
+        trainer.step()
+
+
+# Precision and memory -------------------------------------------------------------------------------------------------
+
+
+def test_precision_chooses_the_kernels(monkeypatch):
+    launched, launch = [], EmulatedDevice.launch
+
+    def noted(self, file, kernel, *rest):
+        launched.append(kernel)
+        launch(self, file, kernel, *rest)
+
+    monkeypatch.setattr(EmulatedDevice, "launch", noted)
+    x = mg.randn(2, 8, 8, 8)
+    conv, linear = nn.Conv2d(8, 8, 3), nn.Linear(64, 16)
+    right = [conv(x).detach().numpy(), linear(x.flatten(2)).detach().numpy()]
+    assert mg.get_float32_matmul_precision() == "highest"
+    try:
+        for precision, name, most in (("highest", "", 1e-5), ("high", "tf32", 5e-3), ("medium", "bf16", 5e-2)):
+            mg.set_float32_matmul_precision(precision)
+            launched.clear()
+            there = [layer.to("cuda-emulated") for layer in (conv, linear)]
+            found = [there[0](x.to("cuda-emulated")), there[1](x.flatten(2).to("cuda-emulated"))]
+            for y, expected in zip(found, right, strict=True):
+                worst = np.abs(y.detach().cpu().numpy() - expected).max()
+                assert worst < most
+                assert precision == "highest" or worst > most / 1000
+            products = [kernel for kernel in launched if kernel.startswith(("conv_forward", "gemm"))]
+            assert len(products) >= 2
+            assert all(name in kernel for kernel in products if "sum" not in kernel)
+            for layer in there:
+                layer.to("cpu")
+            np.testing.assert_array_equal(conv(x).detach().numpy(), right[0])
+        with pytest.raises(RuntimeError, match="got 'low', expected 'highest', 'high' or 'medium'"):
+            mg.set_float32_matmul_precision("low")
+    finally:
+        mg.set_float32_matmul_precision("highest")
+
+
+class Pool:
+    """What of CuPy's pool is called, with room for 100 bytes."""
+
+    def __init__(self):
+        self.given = 0
+
+    def malloc(self, size):
+        if self.given + size > 100:
+            raise MemoryError("CuPy's own text")
+        self.given += size
+        return size
+
+    def used_bytes(self):
+        return self.given
+
+    def total_bytes(self):
+        return 2 * self.given
+
+
+class Hook:
+    def __enter__(self):
+        return self
+
+
+def test_memory_is_counted_and_its_lack_explained():
+    default, allocators = Pool(), []
+    cuda = SimpleNamespace(
+        set_allocator=allocators.append, MemoryPool=Pool, MemoryHook=Hook,
+        memory=SimpleNamespace(OutOfMemoryError=MemoryError),
+        runtime=SimpleNamespace(memGetInfo=lambda: (2**30, 80 * 2**30)),
+    )  # fmt: skip
+    pools = Pools(SimpleNamespace(get_default_memory_pool=lambda: default, cuda=cuda))
+    (malloc,) = allocators
+    assert malloc(50) == 50
+    assert (pools.used(), pools.reserved(), pools.most_used()) == (50, 100, 100)
+    private = pools.new()
+    private.malloc(30)
+    assert (pools.used(), pools.reserved()) == (110, 160)
+    pools.count()
+    pools._counting.malloc_postprocess(mem_size=64, mem_ptr=1)
+    pools._counting.free_postprocess(mem_size=64)
+    pools._counting.malloc_postprocess(mem_size=512, mem_ptr=0)  # it was not given
+    assert pools.most_used() == 174
+    with pytest.raises(OutOfMemoryError, match=r"2.00 GiB were asked for, and of 80.00 GiB are 1.00 GiB free.*help"):
+        malloc(2**31)
+    del private
+    assert pools.used() == 50
+    assert issubclass(mg.cuda.OutOfMemoryError, RuntimeError)
+
+
+@pytest.mark.skipif(mg.cuda.is_available(), reason="there is a GPU")
+def test_memory_without_a_gpu():
+    assert mg.cuda.memory_allocated() == mg.cuda.max_memory_allocated() == mg.cuda.memory_reserved() == 0
+    mg.cuda.reset_peak_memory_stats()
+    for call in (mg.cuda.Stream, mg.cuda.Event, mg.cuda.current_stream, mg.cuda.get_device_name):
+        with pytest.raises(RuntimeError, match="device 'cuda' needs"):
+            call()
