@@ -33,6 +33,7 @@ REPLACED = [
     (r"\bfloat4\b", "Double4"),
     (r"\bmake_float4\b", "make_double4_of"),
     (r"\b__fdividef\b", "quotient"),
+    (r"\b__fmul_rn\b", "__dmul_rn"),
     (rf"\b({_MATH})f(?=\()", r"\1"),
     (r"\b(\d+\.\d*(?:e[+-]?\d+)?|0x[\da-f.]+p[+-]?\d+)f\b", r"\1"),  # literals; 0xff has no point and no exponent
     (r"(__launch_bounds__\(\d+), \d+\)", r"\1)"),  # twice the registers: fewer blocks share a multiprocessor

@@ -6,6 +6,7 @@ import ctypes
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -85,11 +86,16 @@ def run(
 
 def _text(source: str) -> str:
     if "__global__" in source:
-        return inlined(source, "kernel.cu")
+        return _inlined(source)
     if not (HERE / f"{source}.cu").exists():
         known = sorted(path.stem for path in HERE.glob("*.cu"))
         raise ValueError(f"source: got {source!r}, expected CUDA C or one of {known}")
     return read(source)
+
+
+@lru_cache(maxsize=1024)  # of the texts that `elementwise` writes, a step launches the same ones again and again
+def _inlined(source: str) -> str:
+    return inlined(source, "kernel.cu")
 
 
 def _watch(built: Library, arrays: Sequence[np.ndarray]) -> None:

@@ -62,7 +62,7 @@ class EmulatedArray(np.ndarray):
     def copy(self, order: Any = "C") -> Any:
         return xp.array(self, order=order)
 
-    def reshape(self, *shape: Any) -> Any:
+    def reshape(self, *shape: Any) -> Any:  # type: ignore[override]
         return xp.reshape(self, shape[0] if len(shape) == 1 else shape)
 
 
