@@ -17,13 +17,11 @@
 
 constexpr int DEPTH = 32;
 
-// A block of two warpgroups makes BM × BN sums: each warpgroup BM / 2 rows. While it multiplies a step's tiles, those
-// of the next STAGES - 1 - FLYING steps are on their way. FLYING: how many steps' products may still be in the making
-// when those of the next are begun.
-template <int BM, int BN, int STAGES, int FLYING>
+// A block of two warpgroups makes BM × BN sums: each warpgroup BM / 2 rows. While it multiplies a step's tiles, those of
+// the next STAGES - 1 steps are on their way. Two blocks on a multiprocessor hide each other's waits.
+template <int BM, int BN, int STAGES>
 __device__ __forceinline__ void multiply_wgmma(float *tiles, int *places, Gather task) {
-  constexpr int AHEAD = STAGES - 1 - FLYING, SIZE = (BM + BN) * DEPTH;
-  static_assert(AHEAD > 0, "copies and products need different stages");
+  constexpr int AHEAD = STAGES - 1, SIZE = (BM + BN) * DEPTH;
   task.take(BM, BN, DEPTH);
   if (task.part.row >= task.rows) return;  // the whole block
   int t = threadIdx.x, row = t / 8, piece = t % 8 * 4;
@@ -70,7 +68,7 @@ __device__ __forceinline__ void multiply_wgmma(float *tiles, int *places, Gather
   for (int rest = steps; rest > 0; rest--, stage = (stage + 1) % STAGES) {
     await_copies<AHEAD - 1>();
     show_to_tensor_cores();
-    __syncthreads();  // all threads' copies of this step have landed, and all products before the last FLYING are made
+    __syncthreads();  // all threads' copies of this step have landed, and all products of the step before are made
     float *a = tiles + stage * SIZE;
     uint64_t first = matrix_of(a + t / 128 * (BM / 2) * DEPTH), second = matrix_of(a + BM * DEPTH);
     begin_products();
@@ -80,10 +78,9 @@ __device__ __forceinline__ void multiply_wgmma(float *tiles, int *places, Gather
       for (int i = 0; i < BM / 128; i++)
         multiply_async(sum[i], first + (i * 64 * DEPTH * 4 >> 4) + 2 * k, second + 2 * k);
     commit_products();
-    begin_copies((stage + AHEAD) % STAGES, rest > AHEAD);  // to the stage of the step 1 + FLYING before this
-    await_products<FLYING>();
+    begin_copies((stage + AHEAD) % STAGES, rest > AHEAD);  // to the stage of the step before this
+    await_products<0>();
   }
-  await_products<0>();
 #pragma unroll
   for (int i = 0; i < BM / 128; i++) settle(sum[i]);
   __syncthreads();  // the places are there, even without a step
@@ -125,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   DYNAMIC_SHARED(float, tiles);
   __shared__ int places[128];
   ConvShape s{N, C, K, groups, H, W, R, S, P, Q, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w};
-  multiply_wgmma<128, 128, 3, 0>(aligned(tiles), places, forward_by_columns(s, x, w, y, splits));
+  multiply_wgmma<128, 128, 3>(aligned(tiles), places, forward_by_columns(s, x, w, y, splits));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -135,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   DYNAMIC_SHARED(float, tiles);
   __shared__ int places[256];
   ConvShape s{N, C, K, groups, H, W, R, S, P, Q, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w};
-  multiply_wgmma<256, 64, 2, 0>(aligned(tiles), places, forward_by_columns(s, x, w, y, splits));
+  multiply_wgmma<256, 64, 2>(aligned(tiles), places, forward_by_columns(s, x, w, y, splits));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -145,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   DYNAMIC_SHARED(float, tiles);
   __shared__ int places[128];
   ConvShape s{N, C, K, groups, H, W, R, S, P, Q, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w};
-  multiply_wgmma<128, 128, 3, 0>(aligned(tiles), places, backward_by_columns(s, y, w, x, splits));
+  multiply_wgmma<128, 128, 3>(aligned(tiles), places, backward_by_columns(s, y, w, x, splits));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -155,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   DYNAMIC_SHARED(float, tiles);
   __shared__ int places[256];
   ConvShape s{N, C, K, groups, H, W, R, S, P, Q, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w};
-  multiply_wgmma<256, 64, 2, 0>(aligned(tiles), places, backward_by_columns(s, y, w, x, splits));
+  multiply_wgmma<256, 64, 2>(aligned(tiles), places, backward_by_columns(s, y, w, x, splits));
 }
 
 // Weights [K, C / groups, R, S] as [groups][phases][columns][depth], rounded to TF32. The depth is that of the largest
