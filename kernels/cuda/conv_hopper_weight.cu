@@ -20,7 +20,7 @@ constexpr int OUTSIDE = -(1 << 30);
 // y [pixels][K] as [K][pixels], rounded to TF32, with zeros up to a multiple of four pixels. Grid (tiles of 32 × 32), block
 // (256). Reads and writes each value once.
 extern "C" __global__ void __launch_bounds__(256)
-    conv_wgmma_turn(const float *__restrict__ y, float *__restrict__ turned, int pixels, int K) {
+    conv_wgmma_repack_pixels(const float *__restrict__ y, float *__restrict__ turned, int pixels, int K) {
   __shared__ float tile[32][33];  // 33, so that a column lies in 32 banks
   int across = (K + 31) / 32, pixel0 = blockIdx.x / across * 32, k0 = blockIdx.x % across * 32;
   int t = threadIdx.x % 32, i0 = threadIdx.x / 32, row = (pixels + 3) / 4 * 4;
@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(256)
     if (k0 + i < K && pixel0 + t < row) turned[(k0 + i) * row + pixel0 + t] = tile[t][i];
 }
 
-// w[k, c, r, s] = Σ x[n, p·stride + r·dilation - pad, ..., c] · y[n, p, q, k], y as conv_wgmma_turn leaves it. A block of
+// w[k, c, r, s] = Σ x[n, p·stride + r·dilation - pad, ..., c] · y[n, p, q, k], y as conv_wgmma_repack_pixels leaves it. A block of
 // two warpgroups makes 128 × 128 sums, rows of [taps · channels] and columns of [K / groups], from its split of the pixels.
 // Grid (R·S·C / groups / 128, groups · columns / 128, splits), block (256).
 extern "C" __global__ void __launch_bounds__(256, 2)

@@ -67,7 +67,7 @@ def by_pixels(device: Any, y: Array) -> Array:
     pixels = y.size // columns
     out = device.empty((columns, -(-pixels // 4) * 4), np.float32)
     blocks = -(-columns // 32) * -(-pixels // 32)
-    device.launch("conv_hopper_weight", "conv_wgmma_turn", (blocks,), (THREADS,), [y, out, pixels, columns])
+    device.launch("conv_hopper_weight", "conv_wgmma_repack_pixels", (blocks,), (THREADS,), [y, out, pixels, columns])
     return out
 
 
