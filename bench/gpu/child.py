@@ -129,7 +129,7 @@ def context_is_broken() -> bool:
             sys.modules["cupy"].cuda.runtime.deviceSynchronize()
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.synchronize()
-    except Exception:
+    except Exception:  # either library's own error: whatever it is, nothing on this context can be trusted any more
         return True
     return False
 

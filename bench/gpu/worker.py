@@ -31,7 +31,7 @@ class Worker:
     """
 
     def __init__(self, job: dict[str, Any], command: Iterable[str] = CHILD) -> None:
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker, not here
         self.buffer = b""
         self.process = subprocess.Popen(
             [*command, json.dumps(job)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
