@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 
 import hypothesis
 import pytest
@@ -26,6 +28,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts what runs in the background with interrupts ignored, which the processes of tests would inherit.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "kernels: runs or compiles CUDA kernels, whatever the device of tensors")
     mg.set_default_device(config.getoption("--device"))
 

@@ -1,5 +1,7 @@
 """The emulator runs right kernels as a GPU would, and says of wrong ones what is wrong and where."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,6 +56,19 @@ def test_sums_over_a_warp_and_a_block(threads, order, seed):
     source = kernel("__shared__ float partial[3]; x[threadIdx.x] = block_sum(x[threadIdx.x], partial);")
     launch(source, y, 0, threads=threads, order=order, seed=seed)
     np.testing.assert_array_equal(y, np.full(threads, x.sum()))
+
+
+def test_two_threads_launch_at_once():
+    body = "for (int k = 0; k < 100; k++) { float y = x[63 - i]; __syncthreads(); x[i] = y; __syncthreads(); }"
+    source = kernel("int i = threadIdx.x; " + body)
+    arrays = [ramp(), ramp()]
+    threads = [threading.Thread(target=lambda x=x: [launch(source, x, 64) for _ in range(100)]) for x in arrays]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for x in arrays:
+        np.testing.assert_array_equal(x, ramp())
 
 
 def test_shuffles_and_votes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from .build import EmulatorError, Library, library
 
 __all__ = ["ORDERS", "Counts", "run"]
 
+_one_at_a_time = threading.Lock()  # a library has one set of fibres and counts, a process one handler of a signal
 ORDERS = ("forward", "reversed", "shuffled")  # of blocks, and of the turns of their threads
 
 
@@ -71,12 +73,13 @@ def run(
     values = [np.array(value) for value in packed(built.kernels[kernel], arguments, lambda array: array.ctypes.data)]
     given = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
-    _watch(built, [*arrays, *reached] if watch else [])
     sizes, counts, said = (ctypes.c_uint * 6)(*launch.grid, *launch.block), _Counts(), ctypes.create_string_buffer(512)
-    failed = built.calls.emulator_launch(
-        ctypes.cast(built.calls[f"emulator_call_{kernel}"], ctypes.c_void_p), given, sizes, ctypes.c_size_t(shared),
-        ORDERS.index(order), ctypes.c_uint64(seed), said, ctypes.c_size_t(len(said)), ctypes.byref(counts),
-    )  # fmt: skip
+    with _one_at_a_time:
+        _watch(built, [*arrays, *reached] if watch else [])
+        failed = built.calls.emulator_launch(
+            ctypes.cast(built.calls[f"emulator_call_{kernel}"], ctypes.c_void_p), given, sizes, ctypes.c_size_t(shared),
+            ORDERS.index(order), ctypes.c_uint64(seed), said, ctypes.c_size_t(len(said)), ctypes.byref(counts),
+        )  # fmt: skip
     if failed:
         raise EmulatorError(f"kernel {kernel}: {_with_line(built, said.value.decode())}")
     blocks = prod(launch.grid)
