@@ -1,6 +1,6 @@
 """The sizes of a convolution, worked out once and shared by every kernel on every device.
 
-Here live `ConvGeometry` and its error messages. No arrays and no arithmetic on data live here.
+Here live `ConvGeometry`, what fits it, and the error messages. Of arrays, shapes and dtypes alone are looked at.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import Any
 
-__all__ = ["ConvGeometry"]
+__all__ = ["ConvGeometry", "checked_sizes"]
 
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -113,6 +114,30 @@ class ConvGeometry:
         # Between the taps of one group lie the channels of the others, hence groups == 1.
         whole = self.groups == 1 and self.input == self.kernel and prod(self.output) == 1
         return pointwise or whole
+
+
+def checked_sizes(op: str, g: ConvGeometry, x: Any = None, w: Any = None, y: Any = None) -> tuple[int, int, int]:
+    """Batch, channels and filters, once the arrays are known to fit the geometry and each other."""
+    arrays = {name: array for name, array in (("x", x), ("w", w), ("y", y)) if array is not None}
+    batch = next(len(arrays[name]) for name in ("x", "y") if name in arrays)
+    channels = arrays["w"].shape[1] * g.groups if "w" in arrays else arrays["x"].shape[1]
+    filters = len(arrays["w"]) if "w" in arrays else arrays["y"].shape[1]
+    expected = {
+        "x": (batch, channels, *g.input),
+        "w": (filters, channels // g.groups, *g.kernel),
+        "y": (batch, filters, *g.output),
+    }
+    for name, array in arrays.items():
+        if array.shape != expected[name]:
+            raise ValueError(f"{op}: {name} has shape {array.shape}, expected {expected[name]}, for {g}")
+    if channels % g.groups or filters % g.groups:
+        raise ValueError(
+            f"{op}: {channels} and {filters} channels do not divide into {g.groups} groups; give multiples of groups"
+        )
+    if len({array.dtype for array in arrays.values()}) > 1:
+        given = " and ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise TypeError(f"{op}: got {given}; convert one so that both have the same dtype")
+    return batch, channels, filters
 
 
 @lru_cache(maxsize=1024)

@@ -262,6 +262,24 @@ def test_wrong_arguments(name):
         launch(kernel("x[0] = n;"), *arguments)
 
 
+def test_what_was_right_before_is_checked_again():
+    """Checks of integers are remembered: not those of what is equal to them, and of no float, as -0.0 == 0.0."""
+    source = kernel("x[0] = n; x[1] = copysignf(1, a);", parameters="float *x, int n, float a")
+    x = ramp()
+    for n, a in ((1, 0.0), (True, -0.0), (np.int64(2), 0.0), (1, -0.0)):
+        launch(source, x, n, a)
+        assert x[:2].tolist() == [n, np.copysign(1, a)]
+    for wrong, message in ((1.0, "got 1.0, expected an integer"), (np.ones(1, int), "got ndarray, expected a number")):
+        with pytest.raises(TypeError, match=f"'int n' {message}"):
+            launch(source, x, wrong, 0.0)
+    other = kernel("x[0] = n;", parameters="float *x, unsigned char n")
+    launch(other, x, 255)
+    launch(kernel("x[0] = n;"), x, 256)
+    for wrong in (256, -1):
+        with pytest.raises(OverflowError, match="unsigned char cannot hold|uint8 cannot hold"):
+            launch(other, x, wrong)
+
+
 def test_vectors_are_aligned():
     source = kernel("x[0].x = 1;", parameters="float4 *x")
     memory = np.zeros(16, np.float32)

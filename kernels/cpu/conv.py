@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..geometry import ConvGeometry
+from ..geometry import ConvGeometry, checked_sizes
 from . import direct, im2col, winograd
 from .choose import Plan, choose
 
@@ -68,7 +68,7 @@ def conv(x: Array, w: Array, g: ConvGeometry, kept: Kept | None = None) -> Array
     >>> conv(np.arange(4.0).reshape(1, 1, 4), np.array([[[1.0, 10.0]]]), g)
     array([[[10., 32.]]])
     """
-    plan = _plan(g, kept, *_sizes("conv", g, x=x, w=w))
+    plan = _plan(g, kept, *checked_sizes("conv", g, x=x, w=w))
     image, filters = _channels_last(x), _precise(w)
     if isinstance(plan, winograd.Plan):
         U = _filters(filters, plan, kept)
@@ -91,7 +91,7 @@ def conv_transpose(y: Array, w: Array, g: ConvGeometry, kept: Kept | None = None
     >>> conv_transpose(np.array([[[3.0, 4.0]]]), np.array([[[1.0, 10.0]]]), g)
     array([[[ 3., 30.,  4., 40.]]])
     """
-    plan = _plan(g, kept, *_sizes("conv_transpose", g, w=w, y=y))
+    plan = _plan(g, kept, *checked_sizes("conv_transpose", g, w=w, y=y))
     small, filters = _channels_last(y), _precise(w)
     if isinstance(plan, winograd.Plan):
         U = _filters(filters, plan, kept)
@@ -114,7 +114,7 @@ def conv_weight_grad(x: Array, y: Array, g: ConvGeometry, kept: Kept | None = No
     >>> conv_weight_grad(np.arange(4.0).reshape(1, 1, 4), np.array([[[1.0, 10.0]]]), g)
     array([[[20., 31.]]])
     """
-    plan = _plan(g, kept, *_sizes("conv_weight_grad", g, x=x, y=y))
+    plan = _plan(g, kept, *checked_sizes("conv_weight_grad", g, x=x, y=y))
     image, small = _channels_last(x), _channels_last(y)
     if isinstance(plan, winograd.Plan):
         V, M = (None, None) if kept is None else (kept.V, kept.M)
@@ -142,32 +142,6 @@ def _filters(w: Array, plan: winograd.Plan, kept: Kept | None) -> Array:
             kept.U = U
         return U
     return kept.U
-
-
-def _sizes(
-    op: str, g: ConvGeometry, x: Array | None = None, w: Array | None = None, y: Array | None = None
-) -> tuple[int, int, int]:
-    """Batch, channels and filters, once the arrays are known to fit the geometry and each other."""
-    arrays = {name: array for name, array in (("x", x), ("w", w), ("y", y)) if array is not None}
-    batch = next(len(arrays[name]) for name in ("x", "y") if name in arrays)
-    channels = arrays["w"].shape[1] * g.groups if "w" in arrays else arrays["x"].shape[1]
-    filters = len(arrays["w"]) if "w" in arrays else arrays["y"].shape[1]
-    expected = {
-        "x": (batch, channels, *g.input),
-        "w": (filters, channels // g.groups, *g.kernel),
-        "y": (batch, filters, *g.output),
-    }
-    for name, array in arrays.items():
-        if array.shape != expected[name]:
-            raise ValueError(f"{op}: {name} has shape {array.shape}, expected {expected[name]}, for {g}")
-    if channels % g.groups or filters % g.groups:
-        raise ValueError(
-            f"{op}: {channels} and {filters} channels do not divide into {g.groups} groups; give multiples of groups"
-        )
-    if len({array.dtype for array in arrays.values()}) > 1:
-        given = " and ".join(f"{name} {array.dtype}" for name, array in arrays.items())
-        raise TypeError(f"{op}: got {given}; convert one so that both have the same dtype")
-    return batch, channels, filters
 
 
 def _precise(array: Array) -> Array:

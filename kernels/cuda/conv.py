@@ -9,13 +9,13 @@ results; other images are copied.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import gcd, prod
 from typing import Any
 
 import numpy as np
 
-from ..cpu.conv import _sizes as checked_sizes
-from ..geometry import ConvGeometry
+from ..geometry import ConvGeometry, checked_sizes
 from .conv_memory import by_columns, by_phases, by_pixels, channels_first, channels_last, repacked, without_gaps
 from .conv_thin import fits_colours, launch_colours, parts_of_colours, sum_colours, wasteful
 from .double import Doubled
@@ -347,9 +347,16 @@ def conv_weight_grad(
 def _planned(
     device: Any, op: str, g: ConvGeometry, sizes: tuple[int, int, int], precision: str, plan: Plan | None
 ) -> tuple[Shape, Plan]:
+    return _plan_of(op, g, sizes, precision, plan, getattr(device, "arch", 90), isinstance(device, Doubled))
+
+
+@lru_cache(maxsize=1024)  # the next step has the same sizes
+def _plan_of(
+    op: str, g: ConvGeometry, sizes: tuple[int, int, int], precision: str, plan: Plan | None, arch: int, double: bool
+) -> tuple[Shape, Plan]:
     stored = Shape.of(g, *sizes)
     shape = stored.as_matrix() if g.is_gemm else stored
-    plan = plan or choose(op, shape, precision, getattr(device, "arch", 90), isinstance(device, Doubled))
+    plan = plan or choose(op, shape, precision, arch, double)
     may_turn = op == "weight" and g.groups == 1 and max(g.stride) == 1 and not g.is_gemm
     if not fits(op, plan.rung, shape.turned() if plan.turned else shape) or (plan.turned and not may_turn):
         raise ValueError(f"conv: {plan} of {op!r} does not fit {shape}")

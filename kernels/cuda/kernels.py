@@ -37,6 +37,7 @@ WRITTEN: dict[str, Callable[..., Any]] = {
 )  # fmt: skip
 
 
+HALF, SINGLE, DOUBLE = ({np.dtype(name)} for name in ("float16", "float32", "float64"))
 PRODUCTS = ("conv", "conv_transpose", "conv_weight_grad", "matmul", "matmuls")
 
 
@@ -66,18 +67,18 @@ class Kernels:
         products = name in PRODUCTS
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            dtypes = {str(array.dtype) for array in _arrays(args)}
-            if dtypes <= {"float32"}:
+            dtypes = {array.dtype for array in _arrays(args)}
+            if dtypes <= SINGLE:
                 if products:
                     kwargs.setdefault("precision", self.precision)
                 return function(self.device, *args, **kwargs)
-            if dtypes == {"float64"}:
+            if dtypes == DOUBLE:
                 return function(self.double, *args, **kwargs)
-            if dtypes == {"float16"} or (name == "normalize_backward" and dtypes == {"float16", "float32"}):
+            if dtypes == HALF or (name == "normalize_backward" and dtypes == HALF | SINGLE):
                 return self._in_single(name, args, kwargs)
             if other is None:
                 raise NotImplementedError(
-                    f"{name} on a GPU: got arrays of {sorted(dtypes)}, expected one floating dtype"
+                    f"{name} on a GPU: got arrays of {sorted(map(str, dtypes))}, expected one floating dtype"
                 )
             return other(*args, **kwargs)
 

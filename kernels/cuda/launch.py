@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -38,6 +39,17 @@ def checked(
     >>> checked(kernel, (7,), (64,)).block
     (64, 1, 1)
     """
+    return _checked(kernel, tuple(grid), tuple(block), shared, minimum_arch)
+
+
+# Hundreds of launches make a training step, and the next step has the same sizes and integers: their checks are made
+# once. Addresses and floats are new each time (and -0.0 == 0.0), some hundred nanoseconds each.
+
+
+@lru_cache(maxsize=4096)
+def _checked(
+    kernel: Kernel, grid: tuple[int, ...], block: tuple[int, ...], shared: int, minimum_arch: int
+) -> Launch:  # fmt: skip
     for given in (grid, block):
         if not 0 < len(given) <= 3 or min(given) < 1:
             raise ValueError(f"kernel {kernel.name}: got grid {grid} and block {block}, expected 1 to 3 positive sizes")
@@ -68,50 +80,68 @@ def packed(kernel: Kernel, arguments: Sequence[Any], address: Callable[[Any], in
             f"kernel {kernel.name}: got {len(arguments)} arguments, expected {len(kernel.parameters)}: {names}"
         )
     try:
+        numbers = [given for p, given in zip(kernel.parameters, arguments, strict=True) if p.integer]
+        try:
+            integers = iter(_integers(kernel, *numbers))
+        except TypeError:  # of what has no hash: said again by what looks at it
+            integers = iter(_integers.__wrapped__(kernel, *numbers))
         return [
-            _pointer(parameter, given, address) if parameter.pointer else _number(parameter, given)
-            for parameter, given in zip(kernel.parameters, arguments, strict=True)
+            _pointer(p, given, address) if p.pointer else next(integers) if p.integer else _float(p, given)
+            for p, given in zip(kernel.parameters, arguments, strict=True)
         ]
     except (TypeError, ValueError, OverflowError) as error:
         raise type(error)(f"kernel {kernel.name}: {error}") from None
 
 
-# Hundreds of launches make a training step: these two take some hundred nanoseconds each, and make no text in vain.
-
-
 def _pointer(parameter: Parameter, array: Any, address: Callable[[Any], int]) -> np.uint64:
     if array is None:
         return np.uint64(0)
-    if not hasattr(array, "flags"):
-        raise TypeError(f"argument '{parameter}' got {type(array).__name__}, expected an array of {parameter.dtype}")
-    if array.dtype != parameter.dtype:
-        raise TypeError(f"argument '{parameter}' got an array of {array.dtype}, expected {parameter.dtype}")
-    if not array.flags.c_contiguous:
+    try:
+        dtype, size, contiguous = array.dtype, array.size, array.flags.c_contiguous
+    except AttributeError:
+        raise TypeError(
+            f"argument '{parameter}' got {type(array).__name__}, expected an array of {parameter.dtype}"
+        ) from None
+    if dtype != parameter.dtype:
+        raise TypeError(f"argument '{parameter}' got an array of {dtype}, expected {parameter.dtype}")
+    if not contiguous:
         raise ValueError(
             f"argument '{parameter}' got strides {array.strides} for shape {array.shape}, expected C order without gaps"
         )
-    size, values, place = array.size, parameter.values, address(array)
     if size > MOST_VALUES:
         raise ValueError(
             f"argument '{parameter}' got {size} values, expected at most 2³¹ - 1: kernels count in 32 bits"
         )
-    bytes = parameter.dtype.itemsize * values
-    if size % values or place % bytes:
+    place = address(array)
+    if size % parameter.values or place % parameter.bytes:
         raise ValueError(
-            f"argument '{parameter}' got {size} values at address {place:#x}, expected multiples of {values} values "
-            f"and of {bytes} bytes"
+            f"argument '{parameter}' got {size} values at address {place:#x}, expected multiples of {parameter.values} "
+            f"values and of {parameter.bytes} bytes"
         )
     return np.uint64(place)
 
 
-def _number(parameter: Parameter, given: Any) -> np.generic:
-    if not isinstance(given, (int, float, np.integer, np.floating, np.bool_)):
-        raise TypeError(f"argument '{parameter}' got {type(given).__name__}, expected a number")
-    if parameter.dtype.kind == "f":
-        return parameter.dtype.type(given)
+@lru_cache(maxsize=4096, typed=True)  # 1.0, which is refused, is not 1
+def _integers(kernel: Kernel, *numbers: Any) -> list[np.generic]:
+    parameters = [p for p in kernel.parameters if p.integer]
+    return [_integer(p, given) for p, given in zip(parameters, numbers, strict=True)]
+
+
+def _integer(parameter: Parameter, given: Any) -> np.generic:
+    _expect_number(parameter, given)
     if isinstance(given, (float, np.floating)):
         raise TypeError(f"argument '{parameter}' got {given!r}, expected an integer")
     try:
         return parameter.dtype.type(int(given))
     except OverflowError:
         raise OverflowError(f"argument '{parameter}' got {given!r}, which {parameter.dtype} cannot hold") from None
+
+
+def _float(parameter: Parameter, given: Any) -> np.generic:
+    _expect_number(parameter, given)
+    return parameter.dtype.type(given)
+
+
+def _expect_number(parameter: Parameter, given: Any) -> None:
+    if not isinstance(given, (int, float, np.integer, np.floating, np.bool_)):
+        raise TypeError(f"argument '{parameter}' got {type(given).__name__}, expected a number")

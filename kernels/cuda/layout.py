@@ -107,6 +107,10 @@ def gathered(device: Any, x: Array, order: Sequence[int], shape: Sequence[int] |
     >>> gathered(EmulatedDevice(), x, (1, 0)).tolist()
     [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
     """
+    if shape is None and x.ndim:  # what has no axes may be a scalar of NumPy, which becomes an array below
+        turned = x.transpose(order)
+        if turned.flags.c_contiguous:
+            return turned
     shape = x.shape if shape is None else tuple(shape)
     sizes = [shape[axis] for axis in order]
     if not prod(sizes):

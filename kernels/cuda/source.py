@@ -44,11 +44,21 @@ class Parameter:
         """How many values are one of its type."""
         return TYPES[self.type][1]
 
+    @cached_property
+    def integer(self) -> bool:
+        """Whether it takes an integer or a bool by value."""
+        return not self.pointer and self.dtype.kind != "f"
+
+    @cached_property
+    def bytes(self) -> int:
+        """What an array's address must be a multiple of."""
+        return self.dtype.itemsize * self.values
+
     def __str__(self) -> str:
         return f"{'const ' * self.constant}{self.type} {'*' * self.pointer}{self.name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed as an object, which takes no time
 class Kernel:
     """A kernel's name and parameters, and the threads of a block that it is compiled for, if it says."""
 
