@@ -67,6 +67,13 @@ class Backend:
         """A device array holding the values of a NumPy array (without a copy where that is possible)."""
         raise NotImplementedError
 
+    def constant(self, host: np.ndarray) -> Array:
+        """As `asarray`, of values that are the same in each step: also within one that is being captured."""
+        device = getattr(self.kernels, "device", None)
+        if device is None or device.recording is None or not device.recording.open:
+            return self.asarray(host)
+        return self.xp.array(device.asarray(host))  # a copy, made by each replay: a step may write into it
+
     def to_numpy(self, array: Array) -> np.ndarray:
         """The values on the host (without a copy where that is possible)."""
         raise NotImplementedError

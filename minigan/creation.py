@@ -194,7 +194,7 @@ def arange(
     (count,) = new_shape((math.ceil((end - start) / step),), "arange")
     B = get_backend(device)
     values = (start + step * np.arange(count)).astype(kind)
-    return _finish(B.asarray(values), B, requires_grad)
+    return _finish(B.constant(values), B, requires_grad)
 
 
 def linspace(
@@ -209,7 +209,7 @@ def linspace(
     """`steps` values from start to end, both included."""
     start, end, (steps,) = number("linspace", start), number("linspace", end), new_shape((steps,), "linspace")
     B = get_backend(device)
-    return _finish(B.asarray(np.linspace(start, end, steps).astype(_floating(dtype))), B, requires_grad)
+    return _finish(B.constant(np.linspace(start, end, steps).astype(_floating(dtype))), B, requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

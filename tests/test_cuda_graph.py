@@ -192,6 +192,67 @@ def test_rates_that_change_between_replays_and_plain_steps_among_them(device):
     assert losses(True) == losses(False)
 
 
+def test_labels(device):
+    """Embeddings, classes of the batch norm, a projection, an auxiliary classifier: rows come up more than once."""
+
+    class Conditional:
+        def __init__(self):
+            mg.manual_seed(3)
+            self.G, self.D = nn.Linear(4 + 3, 8).to(device), nn.Linear(8 + 3, 3).to(device)
+            self.embed, self.gain, self.project = (nn.Embedding(3, n).to(device) for n in (3, 8, 3))
+            parts = (self.G, self.D, self.embed, self.gain, self.project)
+            self.adam = mg.optim.Adam([p for part in parts for p in part.parameters()], lr=1e-2)
+            self.weights = mg.tensor([1.0, 2.0, 0.5], device=device)
+
+        def step(self, z, labels):
+            fake = self.G(mg.cat([z, self.embed(labels)], dim=1)) * self.gain(labels)
+            on_fake = self.D(mg.cat([fake, F.one_hot(labels, 3).float()], dim=1))
+            loss = (on_fake * self.project(labels)).sum(1).exp().mean() + F.nll_loss(on_fake.log_softmax(1), labels)
+            loss = loss + F.cross_entropy(on_fake, labels, self.weights, ignore_index=2, label_smoothing=0.1)
+            self.adam.zero_grad()
+            loss.backward()
+            self.adam.step()
+            return loss
+
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(9, 4)).astype(np.float32), rng.integers(0, 3, 9)) for _ in range(12)]
+    plain, graphed = Conditional(), Conditional()
+    captured = mg.cuda.graph(graphed.step, device=device)
+    for z, labels in batches:
+        expected = plain.step(*(mg.tensor(part, device=device) for part in (z, labels))).item()
+        assert np.isfinite(expected)
+        assert captured(z, labels).item() == expected
+    same(graphed.embed.state_dict(), plain.embed.state_dict())
+    same(graphed.project.state_dict(), plain.project.state_dict())
+
+
+@pytest.mark.parametrize("wrong", [3, -4])
+def test_labels_that_are_not_there(device, wrong):
+    """An error where the host can look, and NaN where it cannot."""
+    x = mg.ones(3, 3, device=device)
+    for step in (lambda t: F.embedding(t, x), lambda t: F.cross_entropy(x, t, reduction="none"), lambda t: x[t]):
+        captured = mg.cuda.graph(step, device=device, warmup=1)
+        labels = np.array([0, 2, 1])
+        assert np.isfinite(captured(labels).tolist()).all()
+        assert np.isfinite(captured(labels).tolist()).all()
+        labels[1] = wrong
+        assert np.isnan(captured(labels).reshape(3, -1)[:, 0].tolist()).tolist() == [False, True, False]
+        with pytest.raises(IndexError, match="out of (range|bounds)"):
+            step(mg.tensor(labels, device=device))
+
+
+def test_constants_are_new_at_each_replay(device):
+    def step(x):
+        y = mg.arange(3, device=device)
+        y += (x > 0).long()
+        return mg.cat([y.float(), mg.linspace(0, 1, 3, device=device) * x])
+
+    captured = mg.cuda.graph(step, device=device, warmup=0)
+    for x in (1.0, 2.0, -1.0, 4.0):
+        found = captured(np.full(3, x, np.float32))
+        assert found.tolist() == [*(i + (x > 0) for i in range(3)), 0, x / 2, x]
+
+
 def test_arguments_of_all_kinds_and_other_shapes(device):
     calls = []
 

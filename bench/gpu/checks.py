@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.gpu.cases import NAMES, OPS, precision_of
-from minigan.kernels.cuda import conv, elementwise, gemm, image, loss, norm, optim, reduce
+from minigan.kernels.cuda import conv, elementwise, gemm, image, index, loss, norm, optim, reduce
 from minigan.kernels.geometry import ConvGeometry
 
 Array = np.ndarray[Any, Any]
@@ -87,6 +87,7 @@ def checks(small: bool = False) -> dict[str, Check]:
         found[f"optim: {name}"] = Check(partial(_optimizer, name, small), LIMITS["fp32"])
     found["elementwise"] = Check(partial(_elementwise, small), LIMITS["fp32"])
     found["images"] = Check(partial(_images, small), LIMITS["fp32"])
+    found["index"] = Check(partial(_indices, small), LIMITS["fp32"])
     return found
 
 
@@ -322,3 +323,14 @@ def _images(small: bool, device: Any, rng: np.random.Generator) -> Pairs:
     yield image.upsample(device, given, (2 * side, 2 * side), (0.5, 0.5), "nearest"), wide_up
     found = image.upsample_backward(device, slope, (side // 4, side // 4), (0.5, 0.5), "nearest")
     yield found, g.reshape(n, side // 4, 2, side // 4, 2, channels).sum((2, 4))
+
+
+def _indices(small: bool, device: Any, rng: np.random.Generator) -> Pairs:
+    """Rows by their numbers, and added up, which come up more than once."""
+    count, n, width = (5, 9, 7) if small else (1000, index.MOST_ROWS, 300)
+    x, gy, rows = _normal(rng, count, width), _normal(rng, n, width), rng.integers(-count, count, n)
+    wide, g = _wide(x, gy)
+    yield index.take_rows(device, device.asarray(x), device.asarray(rows)), wide[rows]
+    sums = np.zeros_like(wide)
+    np.add.at(sums, rows, g)
+    yield index.add_rows(device, device.asarray(gy), device.asarray(rows), count), sums

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import conv, elementwise, gemm, loss, norm, optim
+from . import conv, elementwise, gemm, index, loss, norm, optim
 from .double import Doubled
 
 __all__ = ["Kernels"]
@@ -19,12 +19,13 @@ def _erf(device: Any, x: Any) -> Any:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "adagrad_step": optim.adagrad_step, "adam_step": optim.adam_step, "add_bias": norm.add_bias,
-    "add_bias_backward": norm.add_bias_backward, "bce_with_logits": loss.bce_with_logits,
+    "add_bias_backward": norm.add_bias_backward, "add_rows": index.add_rows, "bce_with_logits": loss.bce_with_logits,
     "bce_with_logits_backward": loss.bce_with_logits_backward, "conv": conv.conv, "conv_transpose": conv.conv_transpose,
     "conv_weight_grad": conv.conv_weight_grad, "erf": _erf, "leaky_relu": elementwise.leaky_relu,
     "leaky_relu_backward": elementwise.leaky_relu_backward, "matmul": gemm.matmul, "matmuls": gemm.matmuls,
     "normalize": norm.normalize, "normalize_backward": norm.normalize_backward, "rmsprop_step": optim.rmsprop_step,
-    "scale_shift": norm.scale_shift, "sgd_step": optim.sgd_step, "update_running": norm.update_running,
+    "scale_shift": norm.scale_shift, "sgd_step": optim.sgd_step, "take_rows": index.take_rows,
+    "update_running": norm.update_running,
 }  # fmt: skip
 
 
@@ -38,6 +39,7 @@ WRITTEN: dict[str, Callable[..., Any]] = {
 
 
 HALF, SINGLE, DOUBLE = ({np.dtype(name)} for name in ("float16", "float32", "float64"))
+BY_ROWS = ("add_rows", "take_rows")  # of which one argument is integers
 PRODUCTS = ("conv", "conv_transpose", "conv_weight_grad", "matmul", "matmuls")
 
 
@@ -64,10 +66,13 @@ class Kernels:
                 raise AttributeError(f"CUDA kernels: there is no {name!r}")
             return other
 
-        products = name in PRODUCTS
+        products, by_rows = name in PRODUCTS, name in BY_ROWS
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            dtypes = {array.dtype for array in _arrays(args)}
+            if by_rows:  # the second is integers
+                dtypes = {args[0].dtype} if index.fits(*args) else {array.dtype for array in args[:2]}
+            else:
+                dtypes = {array.dtype for array in _arrays(args)}
             if dtypes <= SINGLE:
                 if products:
                     kwargs.setdefault("precision", self.precision)

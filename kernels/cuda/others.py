@@ -1,4 +1,4 @@
-"""What has no kernel of ours, by CuPy's: products of integers, sums over any subscripts, entries added by index.
+"""What has no kernel of ours, by CuPy's: products of integers, sums over any subscripts, entries by any index.
 
 The names are those of every backend's kernels (`minigan.kernels.cpu`). No training step of a GAN comes here.
 """
@@ -13,7 +13,10 @@ import numpy as np
 
 from . import conv
 
-__all__ = ["Kept", "add_at", "einsum", "erf", "floor_divide", "leaky_relu", "matmul", "matmuls", "put_at"]
+__all__ = [
+    "Kept", "add_at", "add_rows", "einsum", "erf", "floor_divide", "leaky_relu", "matmul", "matmuls", "put_at",
+    "take_rows",
+]  # fmt: skip
 
 Array = Any  # of CuPy
 
@@ -38,6 +41,18 @@ def einsum(subscripts: str, *arrays: Array) -> Array:
 def add_at(x: Array, index: Any, y: Array) -> None:
     """x[index] += y, with entries that come up twice counted twice; in no fixed order, so last bits may differ."""
     importlib.import_module("cupy").add.at(x, index, y)
+
+
+def take_rows(x: Array, rows: Array) -> Array:
+    """x[rows] of the first axis."""
+    return x[rows]
+
+
+def add_rows(y: Array, rows: Array, count: int) -> Array:
+    """x, of `count` rows, that are sums of those of y whose numbers they are; in no fixed order."""
+    x = importlib.import_module("cupy").zeros((count, *y.shape[rows.ndim :]), y.dtype)
+    add_at(x, rows, y)
+    return x
 
 
 def put_at(x: Array, index: Any, y: Array) -> None:

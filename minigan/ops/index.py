@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from minigan.tensor import Tensor
 
 _ARRAY = object()  # stands in a pattern where an integer array goes
+ROWS = (_ARRAY,)  # one for the first axis
 
 
 def _fill(pattern: tuple, arrays: tuple) -> tuple:
@@ -64,7 +65,7 @@ class Take(Op):
     @staticmethod
     def forward(ctx, B, x, *arrays, pattern):
         ctx.save_inputs(False, *(True for _ in arrays))
-        return x[_fill(pattern, arrays)]
+        return B.kernels.take_rows(x, *arrays) if pattern == ROWS else x[_fill(pattern, arrays)]
 
     @staticmethod
     def vjp(ctx, gy):
@@ -78,6 +79,8 @@ class AddAt(Op):
     @staticmethod
     def forward(ctx, B, y, *arrays, pattern, shape):
         ctx.save_inputs(False, *(True for _ in arrays))
+        if pattern == ROWS:
+            return B.kernels.add_rows(y, *arrays, shape[0])
         x = B.xp.zeros(shape, y.dtype)
         B.kernels.add_at(x, _fill(pattern, arrays), y)
         return x
@@ -175,6 +178,11 @@ def getitem(x: Tensor, index: Any) -> Tensor:
         return apply(Take, x, *arrays, pattern=pattern)
     # Without `...` a full set of integers would give a scalar, which shares no memory
     return apply(Slice, x, pattern=pattern if ... in pattern else (*pattern, ...))
+
+
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """x[rows] of the first axis, for an array of rows that are known to be there."""
+    return apply(Take, x, rows, pattern=ROWS)
 
 
 def _integers_first(x: Tensor, pattern: tuple) -> tuple[Tensor, tuple]:

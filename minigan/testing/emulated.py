@@ -180,6 +180,7 @@ class EmulatedBackend(Backend):
     (device(type='cuda-emulated'), [[3.0, 3.0], [3.0, 3.0]])
     """
 
+    checks_indices = False
     xp: Any = xp
     kernels: Any = _Module(Kernels(DEVICE, _Instead()), plain=True)
     array_type: type = np.ndarray

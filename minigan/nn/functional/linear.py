@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import minigan as mg
+from minigan import graphs
+from minigan.ops.index import take_rows
 from minigan.ops.linear import check_same_dtype, linear
 from minigan.tensor import Tensor
 
@@ -41,9 +43,9 @@ def embedding(
     rows = weight.shape[0]
     if input.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: got an input of dtype {input.dtype}, expected integers; use .long()")
-    if ((input < 0) | (input >= rows)).any():
+    if graphs.current is None and ((input < 0) | (input >= rows)).any():  # in a graph there is nobody to look
         raise IndexError(f"embedding: index out of range: expected 0 to {rows - 1}, the rows of the weight")
-    y = weight[input] if input.ndim else weight[input].clone()  # a single row would be a view of the weight
+    y = take_rows(weight, input) if input.ndim else weight[input].clone()  # a single row would be a view of the weight
     if padding_idx is None:
         return y
     if not -rows <= padding_idx < rows:
@@ -62,13 +64,16 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         raise RuntimeError(f"one_hot: got classes of dtype {tensor.dtype}, expected int64; use .long()")
     if not tensor.numel() and num_classes < 1:
         raise RuntimeError("one_hot: a tensor without values does not tell the number of classes; give num_classes")
+    hot = tensor.unsqueeze(-1)
+    if graphs.current is not None and num_classes > 0:  # in a graph there is nobody to look
+        return (hot == mg.arange(num_classes, device=tensor.device)).long()
     if tensor.numel() and tensor.min().item() < 0:
         raise RuntimeError("one_hot: class values must be non-negative")
     largest = tensor.max().item() if tensor.numel() else -1
     count = largest + 1 if num_classes == -1 else num_classes
     if largest >= count:
         raise RuntimeError(f"one_hot: class values must be smaller than num_classes: got {largest}, expected < {count}")
-    return (tensor.unsqueeze(-1) == mg.arange(count, device=tensor.device)).long()
+    return (hot == mg.arange(count, device=tensor.device)).long()
 
 
 # Recurrent cells: one step, gates in PyTorch's order -----------------------------------------------------

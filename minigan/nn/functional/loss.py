@@ -6,12 +6,14 @@ is given, it counts instead.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import numpy as np
 
 import minigan as mg
+from minigan import graphs
 from minigan.check import check_tensors
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.loss import binary_cross_entropy as _binary_cross_entropy
@@ -216,14 +218,17 @@ def _pick(
     axis = min(x.ndim - 1, 1)
     kept = target != ignore_index
     wrong = kept & ((target < 0) | (target >= x.shape[axis]))
-    if wrong.any():
+    if graphs.current is None and wrong.any():
         raise IndexError(
             f"{name}: target {target[wrong][0].item()} is out of bounds: expected 0 to {x.shape[axis] - 1}"
         )
-    place = mg.where(kept, target, 0)
+    classes = mg.arange(x.shape[axis], device=x.device).reshape(-1, *[1] * max(x.ndim - 2, 0))
+    hot = kept.unsqueeze(axis) & (classes == target.unsqueeze(axis))
+    picked = mg.where(hot, x, 0.0).sum(axis)
+    if graphs.current is not None:  # nobody can look into a captured step: its loss says it
+        picked = mg.where(wrong, math.nan, picked)
     weights = kept.to(x.dtype)
-    picked = mg.where(kept, x.gather(axis, place.unsqueeze(axis)).squeeze(axis), 0.0)
-    return kept, weights if weight is None else weight[place] * weights, picked
+    return kept, weights if weight is None else weight[mg.where(kept, target, 0)] * weights, picked
 
 
 def _check_weight(name: str, x: Tensor, weight: Tensor | None) -> None:
