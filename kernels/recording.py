@@ -6,12 +6,13 @@ given as numbers stays as it was; numbers that change from step to step are in t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CaptureError", "Recording", "refuse"]
+__all__ = ["CaptureError", "Recorder", "Recording", "refuse"]
 
 Array = Any  # of NumPy or CuPy
 
@@ -29,6 +30,26 @@ def refuse(device: Any, what: str) -> None:
             f"{what} within a step that is being captured: it is no work of the device, and no replay would do it; "
             "give the step what it needs as arguments, and look at what it returns"
         )
+
+
+class _OfThread(threading.local):
+    recording: Recording | None = None
+
+
+class Recorder:
+    """Base of devices that capture: what the thread that asks is capturing or about to replay is `recording`."""
+
+    def __init__(self) -> None:
+        self._of_thread = _OfThread()
+
+    @property
+    def recording(self) -> Recording | None:
+        """None while launches are simply done."""
+        return self._of_thread.recording
+
+    @recording.setter
+    def recording(self, recording: Recording | None) -> None:
+        self._of_thread.recording = recording
 
 
 class Recording:

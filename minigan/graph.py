@@ -13,6 +13,7 @@ themselves are in `minigan.ops`, in-place changes in `minigan.inplace`.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import traceback
 import weakref
@@ -64,7 +65,13 @@ class Version:
     count = 0  # every change
     recorded = 0  # the changes that were recorded in the graph
     by = ""  # what made the last one
-    changed: weakref.WeakSet[Version] | None = None  # of all memory that changes while a step is captured
+
+
+class _Changed(threading.local):
+    versions: weakref.WeakSet[Version] | None = None
+
+
+changed = _Changed()  # of all memory that this thread changes while it captures a step
 
 
 class Node:

@@ -6,6 +6,7 @@ goes through `each_time`, and is done before each replay.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,27 +15,39 @@ import numpy as np
 
 from minigan import graph
 from minigan.backend import Backend
-from minigan.graph import Version, wrap
+from minigan.graph import changed, wrap
 from minigan.kernels import recording
 from minigan.kernels.recording import CaptureError, Recording
 from minigan.observe import observers
 
-__all__ = ["CaptureError", "GraphedStep", "each_time", "refuse"]
+__all__ = ["CaptureError", "GraphedStep", "capturing", "each_time", "refuse"]
 
-current: Recording | None = None  # of the step that is being captured
+
+class _OfThread(threading.local):
+    recording: Recording | None = None
+
+
+_now = _OfThread()
+_one_at_a_time = threading.Lock()  # to capture waits for the whole device, which nobody may while another captures
+
+
+def capturing() -> Recording | None:
+    """That of the step that this thread is capturing; None if it is not."""
+    return _now.recording
 
 
 def each_time(function: Callable[[], object]) -> None:
     """What the host does in a step: now, or if the step is being captured, before each replay."""
-    if current is None:
+    recording = capturing()
+    if recording is None:
         function()
     else:
-        current.before.append(function)
+        recording.before.append(function)
 
 
 def refuse(B: Backend, what: str) -> None:
     """Raises if a step is being captured on that backend."""
-    if current is not None and (device := getattr(B.kernels, "device", None)) is not None:
+    if capturing() and (device := getattr(B.kernels, "device", None)) is not None:
         recording.refuse(device, what)
 
 
@@ -57,11 +70,11 @@ class GraphedStep:
         captured = self._captured.get(key)
         if captured is None or not captured.valid():
             calls = self._calls[key] = self._calls.get(key, 0) + 1
-            if calls <= self.warmup or observers or current is not None:  # who watches would see no replay
+            if calls <= self.warmup or observers or capturing():  # who watches would see no replay
                 return self._plainly(args, kwargs)
             beside = next((other.recording for other in self._captured.values()), None)
             captured = self._captured[key] = _Captured(self.step, self.B, args, kwargs, beside)
-        elif observers or current is not None:
+        elif observers or capturing():
             return self._plainly(args, kwargs)
         return captured(given)
 
@@ -76,23 +89,26 @@ class _Captured:
     def __init__(
         self, step: Callable[..., Any], B: Backend, args: tuple, kwargs: dict[str, Any], beside: Recording | None
     ) -> None:
-        global current
         self.B, self.device = B, B.kernels.device
         self.inputs: list[Any] = []  # tensors in whose memory the captured step finds its arguments
         args, kwargs = _mapped(self._static, (args, kwargs))
-        Version.changed = weakref.WeakSet()
+        with _one_at_a_time:
+            found = self._capture(step, args, kwargs, beside)
+        self.outputs = _mapped(self._output, found)
+
+    def _capture(self, step: Callable[..., Any], args: tuple, kwargs: dict[str, Any], beside: Recording | None) -> Any:
+        self.changed = changed.versions = weakref.WeakSet()
         try:
             with self.device.capture(beside) as self.recording:
-                current = self.recording
-                found = step(*args, **kwargs)
+                _now.recording = self.recording
+                return step(*args, **kwargs)
         except CaptureError:
             raise
         except Exception as error:
             name = getattr(step, "__qualname__", type(step).__name__)
             raise CaptureError(f"{name} cannot be captured: {type(error).__name__}: {error}") from error
         finally:
-            self.changed, Version.changed, current = Version.changed, None, None
-        self.outputs = _mapped(self._output, found)
+            changed.versions = _now.recording = None
 
     def valid(self) -> bool:
         """Whether a replay would do what the step would: on the same parameters, from the same random streams."""

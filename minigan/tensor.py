@@ -14,7 +14,7 @@ import numpy as np
 from minigan import autograd, dtypes, graph
 from minigan.backend import Array, Backend, device, get_backend
 from minigan.check import fitting, new_shape
-from minigan.graph import Node, RemovableHandle, Version, hook_handle, place, wrap
+from minigan.graph import Node, RemovableHandle, Version, changed, hook_handle, place, wrap
 from minigan.graphs import refuse
 from minigan.inplace import assign, follow
 from minigan.methods import Methods
@@ -272,8 +272,8 @@ class Tensor(Methods):
         """Note that the memory was changed, and by what."""
         self.version.count += 1
         self.version.by = by
-        if Version.changed is not None:
-            Version.changed.add(self.version)
+        if changed.versions is not None:
+            changed.versions.add(self.version)
 
     def _assign(self, new: Any, by: str) -> Tensor:
         return assign(self, new, by, made=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import minigan as mg
-from minigan import nn
+from minigan import graphs, nn
 from minigan.gan.recipes import get_recipe
 from minigan.gan.trainer import NonFinite, Trainer
 from minigan.gan.tricks import EMA
@@ -173,6 +174,69 @@ def test_loading_between_replays_of_one_graph(device):
     for x in xs[6:]:
         captured(x)
     np.testing.assert_array_equal(w.detach().cpu().numpy(), expected.detach().cpu().numpy())
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+@pytest.mark.parametrize("when", [0, 2, 3, 5])
+def test_an_optimisers_state_that_comes_before_the_capture(device, optimizer, when):
+    """Its memory is made, or filled by load_state_dict, as the step is captured: once, and not at each replay."""
+
+    def run(captured):
+        w = mg.ones(3, device=device, requires_grad=True)
+        options = {"momentum": 0.9, "dampening": 0.5} if optimizer == "SGD" else {}
+        rule = getattr(mg.optim, optimizer)([w], lr=0.05, **options)
+
+        def step(x):
+            rule.zero_grad()
+            ((w - x) ** 2).sum().backward()
+            rule.step()
+
+        graphed = mg.cuda.graph(step, device=device, warmup=when)
+        for i in range(8):
+            if i == when and i:
+                state = rule.state_dict()
+                state["state"][0] = {name: t * 1.5 for name, t in state["state"][0].items() if t is not None}
+                rule.load_state_dict(state)
+            x = np.full(3, i, np.float32)
+            graphed(x) if captured else step(mg.tensor(x, device=device))
+        return w.tolist()
+
+    assert run(True) == run(False)
+
+
+def test_other_threads_do_not_notice(device):
+    """While one captures, and while it does what the host does before a replay."""
+    w, v = (mg.ones(3, device=device, requires_grad=True) for _ in range(2))
+    mine, theirs = mg.optim.SGD([w], lr=0.5), mg.optim.SGD([v], lr=1.0)
+    found, waits, versions = [], [], []
+
+    def elsewhere():
+        v.grad = mg.tensor([1.0, 2.0, 3.0], device=device)
+        theirs.step()
+        versions.append(v._version)
+        found.append([v.tolist(), (mg.arange(2, device=device) + 1).tolist()])
+
+    def wait():
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        waits.append(len(found))
+
+    def step(x):
+        mine.zero_grad()
+        (w * x).sum().backward()
+        if len(waits) in (0, 1):
+            wait()
+        graphs.each_time(wait)
+        mine.step()
+
+    graphed = mg.cuda.graph(step, device=device, warmup=0)
+    for _ in range(3):
+        graphed(np.ones(3, np.float32))
+    assert waits == [1, 2, 3, 4]
+    assert found == [[[1.0 - i, 1.0 - 2 * i, 1.0 - 3 * i], [1, 2]] for i in range(1, 5)]
+    assert versions == [versions[0] * i for i in range(1, 5)]
+    assert w.tolist() == [-0.5, -0.5, -0.5]
 
 
 def test_rates_that_change_between_replays_and_plain_steps_among_them(device):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..recording import Recording
+from ..recording import Recorder, Recording
 from .compile import cubin
 from .launch import checked, packed
 from .memory import Allocator, Pools
@@ -26,7 +26,7 @@ __all__ = ["CudaDevice"]
 Array = Any  # of CuPy
 
 
-class CudaDevice:
+class CudaDevice(Recorder):
     """Launches kernels on arrays of CuPy, in its current stream. `MINIGAN_SYNC=1`: waits for each, to find who failed.
 
     >>> device = CudaDevice()                                       # doctest: +SKIP
@@ -34,11 +34,11 @@ class CudaDevice:
     """
 
     def __init__(self, index: int = 0) -> None:
+        super().__init__()
         self.cupy = importlib.import_module("cupy")
         self.index = index
         self.arch = int(self.cupy.cuda.Device(index).compute_capability)
         self.sync = os.environ.get("MINIGAN_SYNC", "0") not in ("", "0")
-        self.recording: Recording | None = None
         self.pools = Pools(self.cupy)
         self._kernels: dict[tuple[str, str], tuple[Kernel, Any]] = {}
 

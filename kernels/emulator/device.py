@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..recording import Recording
+from ..recording import Recorder, Recording
 from .run import run
 
 __all__ = ["EmulatedDevice"]
 
 
-class EmulatedDevice:
+class EmulatedDevice(Recorder):
     """Launches kernels on NumPy arrays. New memory is NaN, or the like: whatever a kernel leaves unwritten is seen.
 
     >>> device = EmulatedDevice()
@@ -25,9 +25,9 @@ class EmulatedDevice:
     """
 
     def __init__(self, order: str = "forward", seed: int = 0, watch: str | None = None) -> None:
+        super().__init__()
         self.order, self.seed, self.watch = order, seed, watch
         self.reached: list[weakref.ref[np.ndarray]] = []
-        self.recording: Recording | None = None
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """Memory that a kernel is to fill."""
@@ -99,7 +99,8 @@ class EmulatedDevice:
         recording.close()
 
     def _open(self) -> Launches | None:
-        return self.recording if isinstance(self.recording, Launches) and self.recording.open else None
+        recording = self.recording
+        return recording if isinstance(recording, Launches) and recording.open else None
 
     def _run(
         self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: list[Any], shared: int

@@ -193,7 +193,7 @@ class Trainer:
         loss.backward(inputs=parameters)
         if logged:
             found[f"{phase.lower()}_grad"] = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if graphs.current is None:
+        if not graphs.capturing():
             self._check_finite(phase, loss.item())
         if settings.clip_norm:
             clip_grad_norm_(parameters, settings.clip_norm)

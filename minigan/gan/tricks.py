@@ -79,7 +79,7 @@ class EMA:
 
     def update(self) -> None:
         """Take in the network's weights as they are now."""
-        if self.updates < self.start and graphs.current is not None:
+        if self.updates < self.start and graphs.capturing():
             raise graphs.CaptureError(f"EMA: the first {self.start} updates only copy: capture the step after them")
         decay = self.decay if self.updates >= self.start else 0.0
         graphs.each_time(self._count)

@@ -227,7 +227,7 @@ def _check_arrays(x: Tensor, pattern: tuple, arrays: list[Tensor]) -> None:
         raise IndexError(f"shape mismatch: indexing tensors of shapes {shapes} do not broadcast together") from None
     at, waiting = 0, iter(arrays)
     for part in pattern:
-        if part is _ARRAY and (index := next(waiting)).numel() and graphs.current is None:
+        if part is _ARRAY and (index := next(waiting)).numel() and not graphs.capturing():
             low, high = int(index.array.min()), int(index.array.max())
             size = x.shape[at]
             if low < -size or high >= size:

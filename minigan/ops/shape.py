@@ -271,7 +271,7 @@ class Cat(Op):
 
     @staticmethod
     def forward(ctx, B, *arrays, dim, sizes):
-        while graphs.current is not None and len(arrays) > 8:  # of more, CuPy copies a table from the host
+        while graphs.capturing() and len(arrays) > 8:  # of more, CuPy copies a table from the host
             arrays = tuple(B.xp.concatenate(arrays[i : i + 8], axis=dim) for i in range(0, len(arrays), 8))
         return B.xp.concatenate(arrays, axis=dim)
 

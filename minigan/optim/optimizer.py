@@ -147,8 +147,8 @@ class Optimizer:
                 numbers = [None if p.grad is None else self._enter(flat, i, names) for i, p in enumerate(flat.params)]
                 for start, stop, number in _runs(numbers):
                     self._step_run(flat, start, stop, number, names, group)
-                    if graphs.current is not None:
-                        self._replay(flat, start, stop, index, graphs.current)
+                    if recording := graphs.capturing():
+                        self._replay(flat, start, stop, index, recording)
         for observer in tuple(observers):  # one may have seen enough, and leave
             observer.stepped(self, began)
         return loss
@@ -194,7 +194,7 @@ class Optimizer:
                 f"shape {g.shape}, {g.dtype} on {g.device}; they must be alike"
             )
         number = self._number(self.state[p]) if names else 1
-        if names and "step" in self.state[p] and graphs.current is None:  # a captured step is counted at each replay
+        if names and "step" in self.state[p] and not graphs.capturing():  # a captured step is counted at each replay
             self.state[p]["step"].array += 1
         self._place(flat, i, names)
         return number
@@ -204,6 +204,8 @@ class Optimizer:
         p = flat.params[i]
         for name in names:
             view, kept = flat.view(name, i), self.state[p].get(name)
+            if graphs.capturing():
+                continue  # the values are placed before a replay
             if kept is None:
                 view[...] = self._initial(name)
             elif kept.array is not view:

@@ -218,14 +218,14 @@ def _pick(
     axis = min(x.ndim - 1, 1)
     kept = target != ignore_index
     wrong = kept & ((target < 0) | (target >= x.shape[axis]))
-    if graphs.current is None and wrong.any():
+    if not graphs.capturing() and wrong.any():
         raise IndexError(
             f"{name}: target {target[wrong][0].item()} is out of bounds: expected 0 to {x.shape[axis] - 1}"
         )
     classes = mg.arange(x.shape[axis], device=x.device).reshape(-1, *[1] * max(x.ndim - 2, 0))
     hot = kept.unsqueeze(axis) & (classes == target.unsqueeze(axis))
     picked = mg.where(hot, x, 0.0).sum(axis)
-    if graphs.current is not None:  # nobody can look into a captured step: its loss says it
+    if graphs.capturing():  # nobody can look into a captured step: its loss says it
         picked = mg.where(wrong, math.nan, picked)
     weights = kept.to(x.dtype)
     return kept, weights if weight is None else weight[mg.where(kept, target, 0)] * weights, picked
