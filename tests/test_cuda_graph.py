@@ -553,17 +553,32 @@ def test_precision_chooses_the_kernels(monkeypatch):
         mg.set_float32_matmul_precision("highest")
 
 
-class Pool:
-    """What of CuPy's pool is called, with room for 100 bytes."""
+class CudaError(RuntimeError):
+    status = 2
 
-    def __init__(self):
-        self.given = 0
+
+class Pool:
+    """What of CuPy's pool is called: one of its own has room for 100 bytes; others ask for theirs."""
+
+    def __init__(self, allocator=None):
+        self.given, self.allocator, self.freed = 0, allocator, 0
 
     def malloc(self, size):
-        if self.given + size > 100:
+        if self.allocator is None and self.given + size > 100:
             raise MemoryError("CuPy's own text")
+        if self.allocator is not None:
+            try:
+                self.allocator(size)
+            except CudaError:
+                pytest.fail("CuPy would give back the pool's free blocks, into which captured kernels write")
         self.given += size
         return size
+
+    def set_limit(self, size):
+        assert size == 0
+
+    def free_all_blocks(self):
+        self.freed += 1
 
     def used_bytes(self):
         return self.given
@@ -577,16 +592,30 @@ class Hook:
         return self
 
 
-def test_memory_is_counted_and_its_lack_explained():
+@pytest.fixture
+def pools():
     default, allocators = Pool(), []
+
+    def memory(size):  # the GPU has 200 bytes, and 50 more once the default pool has given back its reserve
+        if size > 200 + 50 * default.freed:
+            raise CudaError
+        return size
+
     cuda = SimpleNamespace(
-        set_allocator=allocators.append, MemoryPool=Pool, MemoryHook=Hook,
-        memory=SimpleNamespace(OutOfMemoryError=MemoryError),
-        runtime=SimpleNamespace(memGetInfo=lambda: (2**30, 80 * 2**30)),
+        set_allocator=allocators.append, MemoryPool=Pool, MemoryHook=Hook, Memory=memory,
+        MemoryPointer=lambda memory, offset: memory, memory=SimpleNamespace(OutOfMemoryError=MemoryError),
+        runtime=SimpleNamespace(memGetInfo=lambda: (2**30, 80 * 2**30), CUDARuntimeError=CudaError),
     )  # fmt: skip
     pools = Pools(SimpleNamespace(get_default_memory_pool=lambda: default, cuda=cuda))
-    (malloc,) = allocators
-    assert malloc(50) == 50
+    assert allocators == [pools.malloc]
+    return pools
+
+
+FULL = r"were asked for, and of 80.00 GiB are 1.00 GiB free.*help"
+
+
+def test_memory_is_counted_and_its_lack_explained(pools):
+    assert pools.malloc(50) == 50
     assert (pools.used(), pools.reserved(), pools.most_used()) == (50, 100, 100)
     private = pools.new()
     private.malloc(30)
@@ -596,11 +625,24 @@ def test_memory_is_counted_and_its_lack_explained():
     pools._counting.free_postprocess(mem_size=64)
     pools._counting.malloc_postprocess(mem_size=512, mem_ptr=0)  # it was not given
     assert pools.most_used() == 174
-    with pytest.raises(OutOfMemoryError, match=r"2.00 GiB were asked for, and of 80.00 GiB are 1.00 GiB free.*help"):
-        malloc(2**31)
+    with pytest.raises(OutOfMemoryError, match=rf"2.00 GiB {FULL}"):
+        pools.malloc(2**31)
     del private
     assert pools.used() == 50
     assert issubclass(mg.cuda.OutOfMemoryError, RuntimeError)
+
+
+def test_a_graphs_memory_comes_from_the_reserve_of_the_default_pool(pools, monkeypatch):
+    private = pools.new()
+    private.malloc(200)
+    assert pools.default.freed == 0
+    private.malloc(250)
+    assert pools.default.freed == 1
+    with pytest.raises(OutOfMemoryError, match=rf"2.00 GiB {FULL}"):
+        private.malloc(2**31)
+    monkeypatch.setattr(CudaError, "status", 700)  # some other error
+    with pytest.raises(BaseException, match="captured kernels write"):
+        private.malloc(2**31)
 
 
 @pytest.mark.skipif(mg.cuda.is_available(), reason="there is a GPU")

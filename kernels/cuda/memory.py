@@ -7,6 +7,8 @@ from typing import Any
 
 __all__ = ["Allocator", "OutOfMemoryError", "Pools"]
 
+NO_MEMORY = 2  # cudaErrorMemoryAllocation
+
 
 class OutOfMemoryError(RuntimeError):
     """No room on the GPU: the message says what was asked for, what is free, and what would help."""
@@ -25,9 +27,27 @@ class Pools:
 
     def new(self) -> Allocator:
         """An allocator with a pool of its own, which lives as long as it."""
-        allocator = Allocator(self, self.cupy.cuda.MemoryPool())
+        pool = self.cupy.cuda.MemoryPool(self._from_gpu)
+        pool.set_limit(size=0)  # CuPy's own limit is the default pool's alone
+        allocator = Allocator(self, pool)
         self.private.add(allocator)
         return allocator
+
+    def _from_gpu(self, size: int, again: bool = False) -> Any:
+        """Memory for a pool of captured steps, for which the default pool gives back what it has in reserve.
+
+        A pool would give back its own free blocks: but into those the kernels write that are captured already.
+        """
+        cuda = self.cupy.cuda
+        try:
+            return cuda.MemoryPointer(cuda.Memory(size), 0)
+        except cuda.runtime.CUDARuntimeError as error:
+            if error.status != NO_MEMORY:
+                raise
+            if again:
+                raise OutOfMemoryError(self.full(size)) from None
+        self.default.free_all_blocks()
+        return self._from_gpu(size, again=True)
 
     def full(self, size: int) -> str:
         """Why there is no memory of that size."""
