@@ -125,13 +125,15 @@ class CupyBackend(Backend):
                 f"device '{where}' needs an NVIDIA GPU and its driver: CuPy {cupy.__version__} is installed "
                 "but finds no usable GPU; use device 'cpu'"
             )
-        count = int(cupy.cuda.runtime.getDeviceCount())
-        if (where.index or 0) >= count:
-            raise RuntimeError(f"device '{where}': there are {count} GPUs, cuda:0 to cuda:{count - 1}")
+        if where.index:
+            raise RuntimeError(
+                f"device '{where}': minigan uses one GPU, 'cuda'; to use another, start it with "
+                f"CUDA_VISIBLE_DEVICES={where.index} in the environment"
+            )
         kernels, others, gpu = (
             importlib.import_module(f"minigan.kernels.cuda.{name}") for name in ("kernels", "others", "device")
         )
-        self.device = device("cuda", where.index or 0)
+        self.device = device("cuda", 0)
         self.gpu = gpu.CudaDevice(self.device.index)
         self.kernels = kernels.Kernels(self.gpu, others)
         self.xp = cupy

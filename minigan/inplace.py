@@ -88,8 +88,11 @@ def assign(x: Tensor, new: Any, by: str, made: bool = False) -> Tensor:
         raise RuntimeError(
             f"{by}: this tensor is expanded or read-only, several of its values share memory; .clone() it"
         )
+    written = value.array
+    if value.version is x.version and written is not array:  # a GPU would copy to where it has yet to read
+        written = x.B.xp.array(written)
     try:
-        x.array[...] = value.array
+        x.array[...] = written
     except ValueError as error:
         raise RuntimeError(f"{by} on shape {tuple(x.shape)}: {error}") from error
     x._bump(by)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Generator:
         self.device = device  # accepted for PyTorch's signature: a stream's numbers do not depend on it
         self.name = name
         self._positions: dict[Any, Array] = {}  # by device: one number in its memory
+        self.drawing = threading.RLock()  # a device's draw and its step to the next position are one, as NumPy's are
         self.manual_seed(0)
 
     def manual_seed(self, seed: int) -> Generator:
@@ -176,7 +178,10 @@ class Generator:
 
     def __getstate__(self) -> dict[str, Any]:
         self._on_host()
-        return {**self.__dict__, "_positions": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "drawing"} | {"_positions": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, drawing=threading.RLock())
 
 
 _streams: dict[str, Generator] = {"": Generator()}
@@ -207,11 +212,12 @@ def source(generator: Generator | None) -> Generator:
 def draw(kind: str, shape: Sequence[int], dtype: np.dtype, B: Backend, generator: Generator | None = None) -> Array:
     """An array of "uniform" or "normal" numbers on a backend: in float32 by its kernels, if it has any."""
     stream, device = source(generator), getattr(B.kernels, "device", None)
-    if device is not None and dtype == np.float32:
-        place = stream.place(device, whole=kind == "normal")
-        if place is not None:
-            return B.xp.asarray(getattr(kernels, kind)(device, shape, *place))
-    return B.asarray(getattr(stream, kind)(shape, dtype))
+    with stream.drawing:
+        if device is not None and dtype == np.float32:
+            place = stream.place(device, whole=kind == "normal")
+            if place is not None:
+                return B.xp.asarray(getattr(kernels, kind)(device, shape, *place))
+        return B.asarray(getattr(stream, kind)(shape, dtype))
 
 
 def manual_seed(seed: int) -> Generator:

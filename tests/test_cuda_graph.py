@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from minigan import graphs, nn
 from minigan.gan.recipes import get_recipe
 from minigan.gan.trainer import NonFinite, Trainer
 from minigan.gan.tricks import EMA
-from minigan.kernels.cuda import elementwise
+from minigan.kernels.cuda import elementwise, random
 from minigan.kernels.cuda.memory import OutOfMemoryError, Pools
 from minigan.kernels.emulator import EmulatedDevice
 from minigan.nn import functional as F
@@ -305,6 +306,19 @@ def test_labels_that_are_not_there(device, wrong):
             step(mg.tensor(labels, device=device))
 
 
+def test_values_move_within_their_memory(device):
+    def step(x):
+        x, y = x.clone(), x.clone()
+        x[1:] = x[:-1]
+        y[:-1].copy_(y[1:])
+        return mg.stack([x, y])
+
+    captured = mg.cuda.graph(step, device=device, warmup=1)
+    for _ in range(3):
+        found = captured(np.arange(300, dtype=np.float32)).tolist()
+        assert found == [[0, *range(299)], [*range(1, 300), 299]]
+
+
 def test_constants_are_new_at_each_replay(device):
     def step(x):
         y = mg.arange(3, device=device)
@@ -419,6 +433,25 @@ def test_host_and_device_draw_from_one_stream(device):
     assert mg.rand(4).tolist() == after
     mg.set_rng_state(state)
     assert mg.rand(4, device=device).tolist() == after
+
+
+def test_threads_share_a_stream(device, monkeypatch):
+    def slowly(*args, **kwargs):
+        time.sleep(0.002)  # the other thread draws meanwhile, if it may
+        advance(*args, **kwargs)
+
+    advance = random._advance
+    monkeypatch.setattr(random, "_advance", slowly)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(mg.rand(8, device=device).tolist() for _ in range(5))),
+        threading.Thread(target=lambda: found.extend(mg.rand(8, device=device).tolist() for _ in range(5))),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(sum(found, [])) == sorted(mg.Generator().manual_seed(0).uniform((80,)).tolist())
 
 
 def test_half_a_word_is_not_lost(device):

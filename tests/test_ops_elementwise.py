@@ -232,3 +232,21 @@ def test_the_floor_of_a_quotient_is_exact():
     """1 / 0.1 rounds to 10, but 0.1 is a little more than a tenth: it goes into 1 nine times."""
     assert (mg.tensor(1.0, dtype=mg.float64) // 0.1).item() == 9
     assert (mg.tensor(1.0, dtype=mg.float64) % 0.1).item() == pytest.approx(0.1)
+
+
+def test_integers_and_bools():
+    """Where libraries of arrays differ."""
+    flags, whole = mg.tensor([True, False]), mg.tensor([2, 3])
+    for power in (lambda: whole**-1, lambda: 2 ** mg.tensor([1, -1]), lambda: whole ** mg.tensor([3, -1])):
+        with pytest.raises(RuntimeError, match="Integers to negative integer powers"):
+            power()
+    assert (whole ** mg.tensor([3, 0])).tolist() == [8, 1]
+    assert (2.0 ** mg.tensor([1, -1])).tolist() == [2, 0.5]
+    assert flags.sign().tolist() == [True, False]
+    assert flags.sign().dtype == mg.bool
+    for limits in ({"min": 0}, {"max": 1}, {"min": 0, "max": 1}):
+        assert flags.clamp(**limits).tolist() == [1, 0]
+        assert flags.clamp(**limits).dtype == mg.int64
+    short = mg.ones(3, dtype=mg.uint8).scatter_add(0, mg.tensor([0, 1, 0]), mg.tensor([200, 1, 100], dtype=mg.uint8))
+    assert short.tolist() == [45, 2, 1]
+    assert short.dtype == mg.uint8

@@ -97,7 +97,7 @@ class CudaDevice(Recorder):
         try:
             function(launch.grid, launch.block, values, shared_mem=shared)
             self.cupy.cuda.get_current_stream().synchronize()
-        except self.cupy.cuda.runtime.CUDARuntimeError as error:
+        except (self.cupy.cuda.runtime.CUDARuntimeError, self.cupy.cuda.driver.CUDADriverError) as error:
             shapes = ", ".join(str(a.shape) if hasattr(a, "shape") else str(a) for a in arguments)
             raise RuntimeError(
                 f"kernel {kernel} failed with grid {launch.grid}, block {launch.block} and arguments {shapes}: {error}"

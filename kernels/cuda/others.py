@@ -40,7 +40,10 @@ def einsum(subscripts: str, *arrays: Array) -> Array:
 
 def add_at(x: Array, index: Any, y: Array) -> None:
     """x[index] += y, with entries that come up twice counted twice; in no fixed order, so last bits may differ."""
-    importlib.import_module("cupy").add.at(x, index, y)
+    wide = x.astype(np.int64) if x.dtype.itemsize < 4 and x.dtype.kind in "iu" else x  # it adds no short integers
+    importlib.import_module("cupy").add.at(wide, index, y.astype(wide.dtype, copy=False))
+    if wide is not x:
+        x[...] = wide
 
 
 def take_rows(x: Array, rows: Array) -> Array:

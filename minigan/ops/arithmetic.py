@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from minigan import dtypes
+from minigan import dtypes, graphs
 from minigan.dtypes import operands
 from minigan.graph import Op, apply, plain_result
 from minigan.ops.memory import zeros_like
@@ -85,6 +85,10 @@ class Div(Op):
         )
 
 
+def _is_whole(x: Any) -> bool:
+    return hasattr(x, "dtype") and x.dtype.kind in "iu"
+
+
 class Pow(Op):
     """z = xʸ, ∂z/∂x = y·xʸ⁻¹, ∂z/∂y = xʸ·log x (0 where x = 0 and y ≥ 0)"""
 
@@ -93,8 +97,12 @@ class Pow(Op):
     @staticmethod
     def forward(ctx, B, x, y):
         ctx.save_inputs(True, True)
-        if isinstance(y, int) and y < 0 and x.dtype.kind in "iu":  # NumPy says so, CuPy gives 0
-            raise ValueError("Integers to negative integer powers are not allowed.")
+        if isinstance(y, int):
+            refused = y < 0 and x.dtype.kind in "iu"
+        else:
+            refused = _is_whole(y) and (isinstance(x, int) or _is_whole(x)) and not graphs.capturing() and (y < 0).any()
+        if refused:
+            raise ValueError("Integers to negative integer powers are not allowed.")  # NumPy says so, CuPy gives 0
         return x**y
 
     @staticmethod

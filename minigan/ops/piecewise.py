@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigan import dtypes
 from minigan.check import check_tensors, number, plain
 from minigan.dtypes import operands
@@ -84,7 +86,8 @@ class Clamp(Op):
     @staticmethod
     def forward(ctx, B, x, *, low, high):
         ctx.save_inputs(True)
-        return B.xp.clip(x, low, high)
+        whole = x.astype(np.int64) if x.dtype.kind == "b" else x  # CuPy has no clip of bools with one limit
+        return B.xp.clip(whole, low, high)
 
     @staticmethod
     def vjp(ctx, gy):
@@ -206,7 +209,7 @@ def clamp_max(x: Tensor, max: Operand) -> Tensor:
 
 def sign(x: Tensor) -> Tensor:
     """-1, 0 or 1"""
-    return apply(Step, x, function="sign")
+    return x.clone() if x.dtype.kind == "b" else apply(Step, x, function="sign")
 
 
 def floor(x: Tensor) -> Tensor:
