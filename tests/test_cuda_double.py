@@ -124,6 +124,7 @@ def calls(dtype):
         "adam_step": (weights(), new(10), new(10), new(10), 3, 0.1, 0.9, 0.99, 1e-3),
         "add_bias": (new(2, 3, 4), new(3), 0.2),
         "add_bias_backward": (new(2, 3, 4), new(2, 3, 4) - dtype(2), 0.2, True),
+        "add_rows": (new(5, 2), np.array([1, 0, 1, -1, 1]), 3),
         "bce_with_logits": (new(3, 4) - dtype(2), new(3, 4) / dtype(9), "mean"),
         "bce_with_logits_backward": (new(1).reshape(()), new(3, 4), new(3, 4) / dtype(9), "mean", (True, True)),
         "conv": (x, w, G),
@@ -139,6 +140,7 @@ def calls(dtype):
         "rmsprop_step": (weights(), new(10), new(10) / dtype(9), new(10), 0.1, 0.9, 1e-3, 0.5),
         "scale_shift": (new(2, 3, 4), new(3), new(3), 0.2),
         "sgd_step": (weights(), new(10), 0.1, 0.9, 0.0, True),
+        "take_rows": (new(3, 2), np.array([1, -1, 1, 0])),
         "update_running": (new(3), new(3), new(3, 1), new(3, 1), 0.1, 5),
     }
 
