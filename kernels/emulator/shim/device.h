@@ -4,11 +4,11 @@
 // ordinary loads and stores are atomic, and `threadIdx` is a member of the fibre that runs now.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
+// C's own headers: those of C++ take g++ ten times as long, of which most of a short kernel's compilation would be.
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS 1
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "runtime.h"
 
@@ -45,8 +45,8 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 // Functions ---------------------------------------------------------------------------------------------------------
 
-using std::max;
-using std::min;
+template <class T> inline T max(T x, T y) { return x < y ? y : x; }
+template <class T> inline T min(T x, T y) { return y < x ? y : x; }
 
 inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
 inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <iterator>
 #include <numeric>
+#include <vector>
 
 #include <sys/mman.h>
 #if defined(__x86_64__)
@@ -34,7 +35,19 @@ char *dynamic_shared;
 size_t dynamic_bytes;
 Counts counts;
 
+struct Copy {  // an asynchronous one, 16 bytes or fewer
+  void *to;
+  const void *from;
+  int bytes;
+};
+
+struct Copies {  // of a thread
+  std::vector<Copy> begun;                // not yet in a group
+  std::vector<std::vector<Copy>> groups;  // committed, not yet waited for
+};
+
 static std::vector<Thread> threads;
+static std::vector<Copies> copies;  // by the thread's number
 static int running, at_the_barrier;
 static void *home;  // where the scheduler sleeps while a fibre runs
 static void (*kernel)(void **);
@@ -205,16 +218,17 @@ void copy_later(void *to, const void *from, int bytes, bool zero) {
   if ((uintptr_t)to % bytes || (!zero && (uintptr_t)from % bytes))
     fail(0, "cp.async of %d bytes from or to an address that is not a multiple of that", bytes);
   memset(to, 0xff, bytes);
-  now->copies.push_back({to, zero ? nullptr : from, bytes});
+  copies[now->number].begun.push_back({to, zero ? nullptr : from, bytes});
 }
 
 void commit_copies() {
-  now->groups.push_back(std::move(now->copies));
-  now->copies.clear();
+  Copies &mine = copies[now->number];
+  mine.groups.push_back(std::move(mine.begun));
+  mine.begun.clear();
 }
 
 void await_copies(int groups_left) {
-  auto &groups = now->groups;
+  auto &groups = copies[now->number].groups;
   while ((int)groups.size() > groups_left) {
     for (Copy &copy : groups.front()) {
       copy.from ? memcpy(copy.to, copy.from, copy.bytes) : memset(copy.to, 0, copy.bytes);
@@ -262,8 +276,8 @@ static void run_block(size_t shared, Order order) {
     thread.state = Thread::ready;
     thread.index = index;
     thread.number = i, thread.warp = i / 32, thread.lane = i % 32;
-    thread.copies.clear();
-    thread.groups.clear();
+    copies[i].begun.clear();
+    copies[i].groups.clear();
     prepare(thread, thread.stack + STACK + i * 320 % COLOURS, run_kernel);
   }
   running = n;
@@ -318,6 +332,7 @@ extern "C" int emulator_launch(void (*entry)(void **), void **given, const unsig
   static char *stacks = (char *)mmap(nullptr, MOST_THREADS * (STACK + COLOURS), PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   threads.resize((size_t)block_size.x * block_size.y * block_size.z);
+  copies.resize(threads.size());
   for (size_t i = 0; i < threads.size(); i++) threads[i].stack = stacks + i * (STACK + COLOURS);
   static std::vector<char> dynamic;
   dynamic.resize(shared + 16);

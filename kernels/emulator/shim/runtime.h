@@ -1,10 +1,8 @@
 // The threads of a block as fibres, and how they wait for each other.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <utility>
-#include <vector>
+#include <stddef.h>
+#include <stdint.h>
 
 struct uint3 { unsigned x, y, z; };
 struct dim3 {
@@ -14,12 +12,6 @@ struct dim3 {
 
 namespace emulator {
 
-struct Copy {  // an asynchronous one, 16 bytes or fewer
-  void *to;
-  const void *from;
-  int bytes;
-};
-
 struct Thread {
   enum State { ready, at_barrier, in_warp, ended } state;
   int line;       // where it waits
@@ -27,8 +19,6 @@ struct Thread {
   int number, warp, lane;
   unsigned mask;  // of the lanes that it meets
   void *part;     // what it brings to them
-  std::vector<Copy> copies;                // begun, not yet in a group
-  std::vector<std::vector<Copy>> groups;   // committed, not yet waited for
   char *stack;
   void *place;    // in its stack, while it sleeps
 };

@@ -4,6 +4,7 @@
 // is run once for its 32 lanes, by the last to come.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "runtime.h"
 #include "watch.h"
