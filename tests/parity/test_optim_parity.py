@@ -129,6 +129,8 @@ def test_signature(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_groups(name: str) -> None:
+    if name == "Adagrad" and torch.__version__ < "2.13":
+        pytest.skip("PyTorch 2.11 makes no state for a group that is added to Adagrad, and its step raises KeyError")
     made = []
     for T in BOTH:
         params = parameters(T)
