@@ -1,7 +1,7 @@
 // Rows by their numbers, y[i] = x[rows[i]], and the adjoint, x[r] = Σ over rows[i] = r of y[i]: an embedding, and its
 // weight's gradient. A number below 0 counts from the end. x is [count, width], y [n, width], rows [n].
 //
-// Both move memory and compute nothing: of y 4 bytes a value, and of x those rows that are named. A number that is no
+// Both move memory, and compute next to nothing: 4 bytes for each value of y, and as many of x. A number that is no
 // row's gives NaN, as the host, which would say so, does not look when a step is captured.
 #include "common.cuh"
 

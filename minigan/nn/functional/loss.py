@@ -15,6 +15,7 @@ import numpy as np
 import minigan as mg
 from minigan import graphs
 from minigan.check import check_tensors
+from minigan.ops.index import take_rows
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.loss import binary_cross_entropy as _binary_cross_entropy
 from minigan.ops.loss import binary_cross_entropy_with_logits as _binary_cross_entropy_with_logits
@@ -222,13 +223,15 @@ def _pick(
         raise IndexError(
             f"{name}: target {target[wrong][0].item()} is out of bounds: expected 0 to {x.shape[axis] - 1}"
         )
-    classes = mg.arange(x.shape[axis], device=x.device).reshape(-1, *[1] * max(x.ndim - 2, 0))
-    hot = kept.unsqueeze(axis) & (classes == target.unsqueeze(axis))
-    picked = mg.where(hot, x, 0.0).sum(axis)
+    place = mg.where(kept, target, 0)
+    classes_last = x.movedim(axis, -1).reshape(-1)
+    starts = mg.arange(0, classes_last.numel(), max(x.shape[axis], 1), device=x.device)
+    picked = take_rows(classes_last, starts + place.reshape(-1)).reshape(target.shape)
+    picked = mg.where(kept, picked, 0.0)
     if graphs.capturing():  # nobody can look into a captured step: its loss says it
         picked = mg.where(wrong, math.nan, picked)
     weights = kept.to(x.dtype)
-    return kept, weights if weight is None else weight[mg.where(kept, target, 0)] * weights, picked
+    return kept, weights if weight is None else weight[place] * weights, picked
 
 
 def _check_weight(name: str, x: Tensor, weight: Tensor | None) -> None:
