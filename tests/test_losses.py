@@ -142,6 +142,14 @@ ERRORS = [
 ]  # fmt: skip
 
 
+def test_classes_of_short_integers_and_none_at_all():
+    x, weight = t([[1.0, 2.0, 4.0], [3.0, 5.0, 1.0]]), t([1.0, 2.0, 3.0])
+    right = F.cross_entropy(x, t([2, 0]), weight)
+    for dtype in (mg.uint8, mg.int32):
+        assert F.cross_entropy(x, t([2, 0]).to(dtype), weight).item() == right.item()
+    assert F.cross_entropy(t(np.zeros((0, 0))), t(np.zeros(0, np.int64)), reduction="none").shape == (0,)
+
+
 @pytest.mark.parametrize(("call", "kind", "message"), ERRORS)
 def test_misuse(call, kind, message):
     with pytest.raises(kind, match=message):

@@ -193,7 +193,7 @@ def cross_entropy(
     _check_weight("cross_entropy", input, weight)
     logp = input.log_softmax(axis)
     per_class = logp if weight is None else logp * weight.reshape(-1, *[1] * max(input.ndim - 2, 0))
-    even = label_smoothing / input.shape[axis]
+    even = label_smoothing / max(input.shape[axis], 1)
     if target.dtype.kind == "f":
         if target.shape != input.shape:
             raise _class_shapes("cross_entropy", input, target)
@@ -223,15 +223,16 @@ def _pick(
         raise IndexError(
             f"{name}: target {target[wrong][0].item()} is out of bounds: expected 0 to {x.shape[axis] - 1}"
         )
-    place = mg.where(kept, target, 0)
+    place = mg.where(kept, target, 0).reshape(-1)
     classes_last = x.movedim(axis, -1).reshape(-1)
     starts = mg.arange(0, classes_last.numel(), max(x.shape[axis], 1), device=x.device)
-    picked = take_rows(classes_last, starts + place.reshape(-1)).reshape(target.shape)
-    picked = mg.where(kept, picked, 0.0)
+    picked = mg.where(kept, take_rows(classes_last, starts + place).reshape(target.shape), 0.0)
     if graphs.capturing():  # nobody can look into a captured step: its loss says it
         picked = mg.where(wrong, math.nan, picked)
     weights = kept.to(x.dtype)
-    return kept, weights if weight is None else weight[place] * weights, picked
+    if weight is not None:
+        weights = take_rows(weight, place).reshape(target.shape) * weights
+    return kept, weights, picked
 
 
 def _check_weight(name: str, x: Tensor, weight: Tensor | None) -> None:
