@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class Recording:
         self.before: list[Callable[[], object]] = []  # what the host does before each replay, in the step's order
         self.valid: list[Callable[[], bool]] = []  # whether the captured memory is still what the step would use
         self.written: list[tuple[Array, np.ndarray]] = []
+        self.locks: dict[int, Any] = {}  # by id: held while the host prepares a replay and starts it
         self._numbers: dict[np.dtype, tuple[np.ndarray, Array]] = {}
         self._used: dict[np.dtype, int] = {}
 
@@ -84,6 +86,12 @@ class Recording:
 
     def replay(self) -> None:
         """What the host does, then the kernels, with new numbers."""
+        with ExitStack() as held:
+            for _, lock in sorted(self.locks.items()):  # in one order for all threads
+                held.enter_context(lock)
+            self._replay()
+
+    def _replay(self) -> None:
         self._used.clear()
         self.device.recording = self
         try:

@@ -31,9 +31,11 @@ _now = _OfThread()
 _one_at_a_time = threading.Lock()  # to capture waits for the whole device, which nobody may while another captures
 
 
-def capturing() -> Recording | None:
-    """That of the step that this thread is capturing; None if it is not."""
-    return _now.recording
+def capturing(B: Backend | None = None) -> Recording | None:
+    """That of the step that this thread is capturing, on that backend if one is given; None if it is not."""
+    recording = _now.recording
+    elsewhere = recording and B and recording.device is not getattr(B.kernels, "device", None)
+    return None if elsewhere else recording
 
 
 def each_time(function: Callable[[], object]) -> None:
@@ -47,8 +49,8 @@ def each_time(function: Callable[[], object]) -> None:
 
 def refuse(B: Backend, what: str) -> None:
     """Raises if a step is being captured on that backend."""
-    if capturing() and (device := getattr(B.kernels, "device", None)) is not None:
-        recording.refuse(device, what)
+    if capturing(B):
+        recording.refuse(B.kernels.device, what)
 
 
 class GraphedStep:

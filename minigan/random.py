@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,15 @@ from minigan.kernels.recording import refuse
 _STATE_WORDS = 13  # counter 4, key 2, buffer 4, buffer position, whether half a word is left, that half
 
 _PIECE = 1 << 17  # numbers that one thread makes at a time
+
+
+def _alone(method: Callable[..., Any]) -> Any:
+    @wraps(method)
+    def call(self: Generator, *args: Any, **kwargs: Any) -> Any:
+        with self.drawing:
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class Generator:
@@ -44,6 +54,7 @@ class Generator:
         self.drawing = threading.RLock()  # a device's draw and its step to the next position are one, as NumPy's are
         self.manual_seed(0)
 
+    @_alone
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream again from `seed`."""
         try:
@@ -65,6 +76,7 @@ class Generator:
         """The seed the stream was last started from."""
         return self._seed
 
+    @_alone
     def get_state(self) -> np.ndarray:
         """The whole state as 13 unsigned 64-bit integers."""
         if self._last is not None:
@@ -75,6 +87,7 @@ class Generator:
         words += [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
         return np.array([int(word) for word in words], dtype=np.uint64)
 
+    @_alone
     def set_state(self, words: np.ndarray) -> None:
         """Continue exactly where `get_state` was called."""
         words = np.asarray(words)
@@ -92,6 +105,7 @@ class Generator:
             "uinteger": int(words[12]),
         }
 
+    @_alone
     def uniform(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Uniforms in [0, 1): the top 24 bits of each 32-bit word (the top 53 of each 64 in float64)."""
         self._on_host()
@@ -124,17 +138,20 @@ class Generator:
             self._numbers.random(dtype=np.float32, out=values[tail:])
         return values
 
+    @_alone
     def normal(self, shape: Sequence[int], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
         """Standard normals."""
         self._on_host()
         wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
         return self._numbers.standard_normal(tuple(shape), dtype=wide).astype(dtype, copy=False)
 
+    @_alone
     def integers(self, low: int, high: int, shape: Sequence[int]) -> np.ndarray:
         """Integers in [low, high) as int64."""
         self._on_host()
         return self._numbers.integers(low, high, tuple(shape), dtype=np.int64)
 
+    @_alone
     def permutation(self, n: int) -> np.ndarray:
         """0 … n-1 in random order, as int64."""
         self._on_host()
@@ -161,6 +178,7 @@ class Generator:
             self._positions[device] = device.asarray(np.zeros(1, np.uint64))
         recording, key = device.recording, self._key()
         if recording is not None and recording.open:
+            recording.locks[id(self.drawing)] = self.drawing
             recording.before.append(lambda: self.place(device, whole=True))
             recording.valid.append(lambda: self._key() == key)
         elif self._last is not device:
@@ -176,6 +194,7 @@ class Generator:
             self._last = device
         return key, self._positions[device]
 
+    @_alone
     def __getstate__(self) -> dict[str, Any]:
         self._on_host()
         return {name: value for name, value in self.__dict__.items() if name != "drawing"} | {"_positions": {}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -291,6 +292,17 @@ def test_labels(device):
     same(graphed.project.state_dict(), plain.project.state_dict())
 
 
+def test_labels_of_the_host_are_looked_at(device):
+    """While a step is captured, which they are no part of."""
+    labels = mg.tensor([2, 5], device="cpu")
+    x = mg.ones(2, 3, device="cpu")
+    for look in (
+        lambda: F.embedding(labels, x), lambda: F.one_hot(labels, 3), lambda: F.cross_entropy(x, labels),
+    ):  # fmt: skip
+        with pytest.raises(mg.cuda.CaptureError, match="out of|must be smaller"):
+            mg.cuda.graph(lambda y, look=look: (look(), y)[1], device=device, warmup=0)(np.ones(2, np.float32))
+
+
 @pytest.mark.parametrize("wrong", [3, -4])
 def test_labels_that_are_not_there(device, wrong):
     """An error where the host can look, and NaN where it cannot."""
@@ -443,15 +455,41 @@ def test_threads_share_a_stream(device, monkeypatch):
     advance = random._advance
     monkeypatch.setattr(random, "_advance", slowly)
     found = []
+    graphed = mg.cuda.graph(lambda: mg.rand(8, device=device), device=device, warmup=0)
+    ways = [
+        lambda: mg.rand(8, device=device), lambda: mg.rand(8, device=device), lambda: graphed(),
+        lambda: mg.random.default_generator.uniform((8,)),
+    ]  # fmt: skip
     threads = [
-        threading.Thread(target=lambda: found.extend(mg.rand(8, device=device).tolist() for _ in range(5))),
-        threading.Thread(target=lambda: found.extend(mg.rand(8, device=device).tolist() for _ in range(5))),
+        threading.Thread(target=lambda draw=draw: found.extend(draw().tolist() for _ in range(5))) for draw in ways
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(sum(found, [])) == sorted(mg.Generator().manual_seed(0).uniform((80,)).tolist())
+    assert sorted(sum(found, [])) == sorted(mg.Generator().manual_seed(0).uniform((160,)).tolist())
+
+
+def test_one_thread_captures_at_a_time(device):
+    inside = []
+
+    def step(x):
+        inside.append(1)
+        most = len(inside)
+        time.sleep(0.05)
+        inside.pop()
+        return x + most
+
+    def run():
+        found.append(mg.cuda.graph(step, device=device, warmup=0)(np.zeros(1, np.float32)).item())
+
+    found = []
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [1, 1, 1]
 
 
 def test_half_a_word_is_not_lost(device):
@@ -594,7 +632,7 @@ class Pool:
     """What of CuPy's pool is called: one of its own has room for 100 bytes; others ask for theirs."""
 
     def __init__(self, allocator=None):
-        self.given, self.allocator, self.freed = 0, allocator, 0
+        self.given, self.allocator, self.freed, self.limit = 0, allocator, 0, None
 
     def malloc(self, size):
         if self.allocator is None and self.given + size > 100:
@@ -608,7 +646,7 @@ class Pool:
         return size
 
     def set_limit(self, size):
-        assert size == 0
+        self.limit = size
 
     def free_all_blocks(self):
         self.freed += 1
@@ -667,6 +705,7 @@ def test_memory_is_counted_and_its_lack_explained(pools):
 
 def test_a_graphs_memory_comes_from_the_reserve_of_the_default_pool(pools, monkeypatch):
     private = pools.new()
+    assert private.pool.limit == 0  # none, or CuPy would give back free blocks for it
     private.malloc(200)
     assert pools.default.freed == 0
     private.malloc(250)
@@ -676,6 +715,13 @@ def test_a_graphs_memory_comes_from_the_reserve_of_the_default_pool(pools, monke
     monkeypatch.setattr(CudaError, "status", 700)  # some other error
     with pytest.raises(BaseException, match="captured kernels write"):
         private.malloc(2**31)
+
+
+def test_one_gpu_is_used(monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: True)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    with pytest.raises(RuntimeError, match="device 'cuda:1': minigan uses one GPU.*CUDA_VISIBLE_DEVICES=1"):
+        mg.zeros(2, device="cuda:1")
 
 
 @pytest.mark.skipif(mg.cuda.is_available(), reason="there is a GPU")

@@ -60,7 +60,7 @@ def test_numbers_of_no_row():
         (np.zeros((3, 0)), np.array([2, 0])),
         (np.arange(6.0).reshape(3, 2), np.zeros((0, 2), np.int64)),
         (np.zeros((2,) * 7), np.array([1])),
-        (np.arange(3.0), np.arange(index.MOST_ROWS + 1) % 3),
+        (np.arange(3.0), np.arange(index.MOST_ROWS + 1) % 3),  # too many to be added up
     ],
 )
 def test_what_is_left_to_others(x, rows):

@@ -11,13 +11,14 @@ from .layout import AXES, THREADS, Array, gathered
 
 __all__ = ["add_rows", "fits", "take_rows"]
 
-MOST_ROWS = 4096  # whose numbers are all read for each of them: a millisecond of a large GPU, by the instructions
+MOST_ROWS = 4096  # that are added up: for each, the numbers of all are read
 
 
-def fits(x: Array, rows: Array, *_: int) -> bool:
-    """Whether there is a kernel for such numbers of rows."""
+def fits(x: Array, rows: Array, count: int | None = None) -> bool:
+    """Whether there is a kernel to take such rows, or to add them up as `count` ones."""
     few_axes = 0 < x.ndim <= AXES and rows.ndim <= AXES
-    return few_axes and x.size > 0 and rows.dtype == np.int64 and 0 < rows.size <= MOST_ROWS
+    few_rows = rows.size > 0 and (count is None or rows.size <= MOST_ROWS)
+    return few_axes and few_rows and x.size > 0 and rows.dtype == np.int64
 
 
 def take_rows(device: Any, x: Array, rows: Array) -> Array:

@@ -100,7 +100,8 @@ class Pow(Op):
         if isinstance(y, int):
             refused = y < 0 and x.dtype.kind in "iu"
         else:
-            refused = _is_whole(y) and (isinstance(x, int) or _is_whole(x)) and not graphs.capturing() and (y < 0).any()
+            whole = _is_whole(y) and (isinstance(x, int) or _is_whole(x))
+            refused = whole and not graphs.capturing(B) and (y < 0).any()
         if refused:
             raise ValueError("Integers to negative integer powers are not allowed.")  # NumPy says so, CuPy gives 0
         return x**y

@@ -181,7 +181,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """x[rows] of the first axis, for an array of rows that are known to be there."""
+    """x[rows] of the first axis, for an array of rows that the caller knows to be there, or cannot look at."""
     return apply(Take, x, rows, pattern=ROWS)
 
 
@@ -227,7 +227,7 @@ def _check_arrays(x: Tensor, pattern: tuple, arrays: list[Tensor]) -> None:
         raise IndexError(f"shape mismatch: indexing tensors of shapes {shapes} do not broadcast together") from None
     at, waiting = 0, iter(arrays)
     for part in pattern:
-        if part is _ARRAY and (index := next(waiting)).numel() and not graphs.capturing():
+        if part is _ARRAY and (index := next(waiting)).numel() and not graphs.capturing(x.B):
             low, high = int(index.array.min()), int(index.array.max())
             size = x.shape[at]
             if low < -size or high >= size:

@@ -43,7 +43,7 @@ def embedding(
     rows = weight.shape[0]
     if input.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: got an input of dtype {input.dtype}, expected integers; use .long()")
-    if not graphs.capturing() and ((input < 0) | (input >= rows)).any():  # in a graph there is nobody to look
+    if not graphs.capturing(input.B) and ((input < 0) | (input >= rows)).any():  # in a graph there is nobody to look
         raise IndexError(f"embedding: index out of range: expected 0 to {rows - 1}, the rows of the weight")
     y = take_rows(weight, input) if input.ndim else weight[input].clone()  # a single row would be a view of the weight
     if padding_idx is None:
@@ -65,7 +65,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if not tensor.numel() and num_classes < 1:
         raise RuntimeError("one_hot: a tensor without values does not tell the number of classes; give num_classes")
     hot = tensor.unsqueeze(-1)
-    if graphs.capturing() and num_classes > 0:  # in a graph there is nobody to look
+    if graphs.capturing(tensor.B) and num_classes > 0:  # in a graph there is nobody to look
         return (hot == mg.arange(num_classes, device=tensor.device)).long()
     if tensor.numel() and tensor.min().item() < 0:
         raise RuntimeError("one_hot: class values must be non-negative")

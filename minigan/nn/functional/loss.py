@@ -15,6 +15,7 @@ import numpy as np
 import minigan as mg
 from minigan import graphs
 from minigan.check import check_tensors
+from minigan.graph import wrap
 from minigan.ops.index import take_rows
 from minigan.ops.linear import check_same_dtype
 from minigan.ops.loss import binary_cross_entropy as _binary_cross_entropy
@@ -219,15 +220,15 @@ def _pick(
     axis = min(x.ndim - 1, 1)
     kept = target != ignore_index
     wrong = kept & ((target < 0) | (target >= x.shape[axis]))
-    if not graphs.capturing() and wrong.any():
+    if not graphs.capturing(x.B) and wrong.any():
         raise IndexError(
             f"{name}: target {target[wrong][0].item()} is out of bounds: expected 0 to {x.shape[axis] - 1}"
         )
     place = mg.where(kept, target, 0).reshape(-1)
     classes_last = x.movedim(axis, -1).reshape(-1)
-    starts = mg.arange(0, classes_last.numel(), max(x.shape[axis], 1), device=x.device)
+    starts = wrap(x.B.xp.arange(0, classes_last.numel(), max(x.shape[axis], 1)), x.B, None)
     picked = mg.where(kept, take_rows(classes_last, starts + place).reshape(target.shape), 0.0)
-    if graphs.capturing():  # nobody can look into a captured step: its loss says it
+    if graphs.capturing(x.B):  # nobody can look into a captured step: its loss says it
         picked = mg.where(wrong, math.nan, picked)
     weights = kept.to(x.dtype)
     if weight is not None:
