@@ -58,12 +58,15 @@ def run(graph, inputs):
     return session.run(None, {f"x{i}": host(x) for i, x in enumerate(inputs) if f"x{i}" in needed(session)})[0]
 
 
+OPS = set(REGISTRY)  # as it is now: examples in docstrings add theirs when they run
+
+
 def needed(session):
     return {one.name for one in session.get_inputs()}
 
 
 def test_each_op_has_a_form_or_a_reason():
-    without = sorted(set(REGISTRY) - set(FORMS) - set(REASONS) - ALIASES)
+    without = sorted(OPS - set(FORMS) - set(REASONS) - ALIASES)
     assert not without, f"neither a form in export/forms nor a reason: {without}"
     assert not set(FORMS) & set(REASONS)
 
