@@ -18,6 +18,9 @@ hypothesis.settings.register_profile("ci", max_examples=25, **common)
 hypothesis.settings.register_profile("thorough", max_examples=500, **common)
 hypothesis.settings.load_profile(os.environ.get("MINIGAN_HYPOTHESIS", "ci"))
 
+GXX = shutil.which(os.environ.get("CXX", "g++"))
+NO_COMPILER = "the emulator needs g++, and there is none"
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -38,8 +41,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--device") != "cpu":
         why = "of CUDA kernels on NumPy's memory: the device of tensors plays no part, and it runs with --device cpu"
-    elif shutil.which(os.environ.get("CXX", "g++")) is None:
-        why = "the emulator needs g++, and there is none"
+    elif GXX is None:
+        why = NO_COMPILER
     else:
         return
     for item in items:
@@ -60,3 +63,15 @@ def fresh(request):
     mg.set_default_dtype(mg.float32)
     mg.set_default_device(device)
     mg.set_grad_enabled(True)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("cuda-emulated", marks=pytest.mark.skipif(GXX is None, reason=NO_COMPILER)),
+        pytest.param("cuda", marks=pytest.mark.skipif(not mg.cuda.is_available(), reason="there is no GPU")),
+    ]
+)  # fmt: skip
+def device(request):
+    """One whose steps can be captured."""
+    mg.manual_seed(0)
+    return request.param
